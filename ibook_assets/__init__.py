@@ -1,0 +1,1 @@
+"""The platform: pure core, models, stores, training and the Dagster graph."""

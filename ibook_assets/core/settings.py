@@ -1,0 +1,124 @@
+"""Settings: one frozen object, read once per process from `IBOOK_*` variables and `.env`.
+
+`.env.example` lists every variable with its default; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that differs between a laptop, CI and production."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="IBOOK_", env_file=".env", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    home: Path = Path(".ibook")
+    """Folder of all local state; relative paths start at the working directory."""
+    lake_uri: str | None = None
+    """Where tables, models and promotion records live: a folder or `s3://bucket/prefix`.
+    Unset: `<home>/lake`."""
+    s3_endpoint_url: str | None = None
+    """Endpoint of an S3-compatible store; unset means the cloud's own."""
+    mlflow_tracking_uri: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("IBOOK_MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_URI"),
+    )
+    """MLflow server or `sqlite:///` database. Unset: `<home>/mlflow/mlflow.db`."""
+
+    source: Literal["simulator", "files"] = "simulator"
+    """What feeds the raw tables."""
+    start_date: date = date(2026, 1, 1)
+    """First daily partition (UTC)."""
+
+    sim_seed: Annotated[int, Field(ge=0)] = 7
+    """Seed of the simulated world: same seed, same bytes."""
+    sim_users: Annotated[int, Field(ge=100)] = 50_000
+    """Accounts in the simulated world at its start."""
+    sim_events: Annotated[int, Field(ge=10)] = 400
+    """Ticketed events on sale in any 90 days of the simulated world."""
+    sim_orders_per_day: Annotated[int, Field(ge=10)] = 3_600
+    """Expected orders a day in the simulated world."""
+
+    files_transactions: Path | None = None
+    """CSV or Parquet file of transactions, read when `source` is `files`."""
+    files_map: str | None = None
+    """Column mapping of that file, `user=A,event=B,amount=C,time=D,label=E[,id=F…]`."""
+    files_timezone: str = "UTC"
+    """Time zone of naive times in that file (IANA name)."""
+
+    label_maturity_days: Annotated[int, Field(ge=0, le=180)] = 45
+    """Days after which an order without a chargeback counts as settled."""
+    tuning_trials: Annotated[int, Field(ge=1)] = 12
+    """Optuna trials of one training run."""
+    training_threads: Annotated[int, Field(ge=1)] = 2
+    """Threads XGBoost trains with."""
+
+    task_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    """Retries of a failed asset step; 0 fails immediately."""
+    feature_engineering_retries: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "IBOOK_FEATURE_ENGINEERING_RETRIES", "FEATURE_ENGINEERING_PIPELINE_RETRIES"
+        ),
+    )
+    """Overrides `task_retries` for raw, facts and feature assets."""
+    model_training_retries: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "IBOOK_MODEL_TRAINING_RETRIES", "MODEL_TRAINING_PIPELINE_RETRIES"
+        ),
+    )
+    """Overrides `task_retries` for training, evaluation and promotion assets."""
+
+    host: str = "127.0.0.1"
+    """Address the scoring server binds to."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port of the scoring server."""
+    api_processes: Annotated[int, Field(ge=1, le=64)] = 2
+    """API processes of the scoring server."""
+    max_batch_rows: Annotated[int, Field(ge=1)] = 1_000
+    """Rows one scoring request may carry; more is answered with 413."""
+    max_body_bytes: Annotated[int, Field(ge=1_024)] = 1_048_576
+    """Bytes one request body may have; more is answered with 413."""
+    admin_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("IBOOK_ADMIN_KEY", "MODEL_ADMIN_API_KEY")
+    )
+    """Key of the admin routes; unset keeps them closed."""
+
+    git_sha: str = Field(
+        default="unknown", validation_alias=AliasChoices("IBOOK_GIT_SHA", "PIPELINE_GIT_SHA")
+    )
+    """Commit this code was built from; a checkout finds it out itself."""
+
+    @model_validator(mode="after")
+    def _files_are_described(self) -> Self:
+        if self.source == "files" and not (self.files_transactions and self.files_map):
+            msg = (
+                "IBOOK_SOURCE=files needs IBOOK_FILES_TRANSACTIONS (a CSV or Parquet file) and "
+                "IBOOK_FILES_MAP (user=…,event=…,amount=…,time=…,label=…)"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def lake(self) -> str:
+        """Root of the lake as a URI or an absolute path."""
+        return self.lake_uri or str(self.home.resolve() / "lake")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking URI."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow/mlflow.db"
+
+    @property
+    def online_path(self) -> Path:
+        """Folder of the embedded online store's published snapshots."""
+        return self.home.resolve() / "online"

@@ -1,0 +1,1 @@
+"""What serving loads: the artefact format and its scorer."""

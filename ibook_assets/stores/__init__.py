@@ -1,0 +1,1 @@
+"""Adapters to what keeps data: lake, online store, registry, promotion log."""

@@ -1,0 +1,1 @@
+"""Fit, tune, evaluate and report."""

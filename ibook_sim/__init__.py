@@ -1,0 +1,1 @@
+"""The simulator: a ticketing world with known truth."""
