@@ -1,0 +1,106 @@
+# Every target works on a fresh clone: the environment is made from requirements/ when needed.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.8
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
+STATE := .ibook
+export DAGSTER_HOME := $(CURDIR)
+export DO_NOT_TRACK := 1
+
+##@ Use
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+	/^[a-z-]+:.*##/ {printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(STAMP) ## Simulate, materialise, promote, serve and score one request (Ctrl-C ends it)
+	@$(BIN)/ibook demo
+
+.PHONY: dev
+dev: $(STAMP) ## Dagster UI and daemon on http://127.0.0.1:3000
+	@mkdir -p $(STATE)
+	@$(BIN)/dagster dev --host 127.0.0.1 --port 3000 -w workspace.yaml
+
+.PHONY: serve
+serve: $(STAMP) ## Scoring server on http://127.0.0.1:8000 (docs at /docs)
+	@$(BIN)/python -m ibook_serving
+
+.PHONY: mlflow
+mlflow: $(STAMP) ## MLflow UI on http://127.0.0.1:5000
+	@$(BIN)/ibook mlflow
+
+.PHONY: seed-data
+seed-data: $(STAMP) ## Write the reference data set (10,000 transactions) to data/
+	@$(BIN)/python -m ibook_sim seed-data --out data
+
+.PHONY: clean
+clean: ## Delete all state and caches (asks first; YES=1 does not)
+	@if [ "$(YES)" != 1 ]; then read -r -p "Delete $(STATE), reports and caches? [y/N] " a; [ "$$a" = y ]; fi
+	@rm -rf $(STATE) reports .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find ibook_assets ibook_serving ibook_sim tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+##@ Develop
+.PHONY: test
+test: $(STAMP) ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(STAMP) lint types layers test ## Lint, types, layers, dependencies and tests
+
+.PHONY: lint
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/deptry .
+
+.PHONY: types
+types: $(STAMP)
+	@$(BIN)/mypy
+
+.PHONY: layers
+layers: $(STAMP)
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: $(STAMP) ## Format the code and mend what lint can mend
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(BENCH_STAMP) ## Measure against named peers (writes reports/bench)
+	@$(BIN)/python -m bench
+
+.PHONY: audit
+audit: $(STAMP) ## Known vulnerabilities of the locked packages, and an SBOM in reports/
+	@mkdir -p reports
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements/runtime.txt
+	@$(BIN)/pip-audit --require-hashes --disable-pip -r requirements/runtime.txt -f cyclonedx-json -o reports/sbom.json
+
+.PHONY: setup
+setup: $(STAMP) ## Make the environment only
+
+.PHONY: lock
+lock: $(STAMP) ## Pin every dependency anew (requirements/*.txt)
+	@$(BIN)/python scripts/lock.py
+
+$(BIN)/uv:
+	@echo "Making $(VENV) with $(PYTHON) …"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v == (3, 11) or sys.exit(f"ibook needs Python 3.11, {sys.executable} is {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): requirements/dev.txt pyproject.toml | $(BIN)/uv
+	@echo "Installing the locked packages …"
+	@$(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt --python $(BIN)/python
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e . --python $(BIN)/python
+	@touch $@
+
+$(BENCH_STAMP): requirements/bench.txt $(STAMP)
+	@$(BIN)/uv pip install --quiet --require-hashes -r requirements/bench.txt --python $(BIN)/python
+	@touch $@
