@@ -1,0 +1,36 @@
+"""Partitions and groups of the graph."""
+
+from datetime import date, timedelta
+from typing import Final
+
+import dagster as dg
+
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.times import DAY_US
+
+RAW: Final = "raw"
+FACTS: Final = "facts"
+FEATURES: Final = "features"
+TRUTH: Final = "truth"
+SERVING: Final = "serving"
+
+SINGLE_RUN: Final = dg.BackfillPolicy.single_run()
+"""A backfill of many days is one run: the day loop is inside the asset, where caches live."""
+
+
+def daily(settings: Settings) -> dg.DailyPartitionsDefinition:
+    """One partition a UTC day of knowledge time, from the platform's first day on."""
+    return dg.DailyPartitionsDefinition(start_date=settings.start_date.isoformat())
+
+
+def looking_back(horizon_us: int) -> dg.TimeWindowPartitionMapping:
+    """A day reads its own partition and those that `horizon_us` before it can reach."""
+    days = -(-horizon_us // DAY_US)
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-days, end_offset=0, allow_nonexistent_upstream_partitions=True
+    )
+
+
+def days_between(first: date, last: date) -> list[str]:
+    """Partition keys of `first` to `last`, both included."""
+    return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]

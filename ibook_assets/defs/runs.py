@@ -1,0 +1,85 @@
+"""How a step behaves when something goes wrong: what is retried, what may commit."""
+
+import ctypes
+import functools
+import multiprocessing
+import signal
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
+
+import dagster as dg
+
+from ibook_assets.core.errors import ContractError, GateClosedError, RunNotLiveError
+from ibook_assets.core.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LIVE: Final = frozenset({dg.DagsterRunStatus.STARTED})
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def fails_fast(body: Callable[P, R]) -> Callable[P, R]:
+    """An asset body whose broken contracts end the run at once: retrying could not help."""
+
+    @functools.wraps(body)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        die_with_parent()
+        try:
+            return body(*args, **kwargs)
+        except (ContractError, GateClosedError, RunNotLiveError) as error:
+            raise dg.Failure(
+                description=f"{type(error).__name__}: {error}", allow_retries=False
+            ) from error
+
+    return wrapped
+
+
+def feature_retries(settings: Settings) -> dg.RetryPolicy:
+    """Retries of raw, facts and feature steps."""
+    return _retries(settings.feature_engineering_retries, settings)
+
+
+def training_retries(settings: Settings) -> dg.RetryPolicy:
+    """Retries of training, evaluation and promotion steps."""
+    return _retries(settings.model_training_retries, settings)
+
+
+def _retries(override: int | None, settings: Settings) -> dg.RetryPolicy:
+    return dg.RetryPolicy(
+        max_retries=settings.task_retries if override is None else override,
+        delay=2,
+        backoff=dg.Backoff.EXPONENTIAL,
+        jitter=dg.Jitter.PLUS_MINUS,
+    )
+
+
+def live_run_check(context: dg.AssetExecutionContext) -> Callable[[], None]:
+    """A check to call just before a commit: raises RunNotLiveError once the run has ended.
+
+    A step can outlive its run: the run worker is killed, run monitoring marks the run failed and
+    starts it anew, and the orphan would commit over the new run's result.
+    """
+
+    def check() -> None:
+        run = context.instance.get_run_by_id(context.run_id)
+        status = run.status if run else None
+        if status not in _LIVE:
+            found = status.value if status else "unknown"
+            raise RunNotLiveError(run_id=context.run_id, status=found)
+
+    return check
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends (Linux; elsewhere nothing happens).
+
+    Only for a step of the multiprocess executor, whose parent is the run worker.
+    """
+    if multiprocessing.parent_process() is None:
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6", use_errno=True)
+    except OSError:
+        return
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
