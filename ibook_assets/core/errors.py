@@ -4,6 +4,7 @@ IbookError
 ├── ContractError             data or a record breaks a declared contract; never retried
 │   ├── UnknownFeatureError   a model or request names a feature that no view defines
 │   ├── IntegrityError        stored bytes do not match the hash recorded for them
+│   ├── NotFoundError         a partition, record or file that should exist does not
 │   └── ConflictError         somebody else committed first; re-read, then decide again
 ├── GateClosedError           a challenger is not good enough to be promoted
 ├── StoreUnavailableError     a broker, store or registry did not answer; safe to retry
@@ -53,6 +54,10 @@ class IntegrityError(ContractError):
             f"{path} has sha256 {found}, its record says {expected}. The file was changed after it "
             "was written: restore it from a copy, or rematerialise the asset that wrote it."
         )
+
+
+class NotFoundError(ContractError):
+    """A partition, record or file that should exist does not."""
 
 
 class ConflictError(ContractError):
