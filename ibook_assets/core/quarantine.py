@@ -1,0 +1,137 @@
+"""Quarantine: rejected rows keep their values as text, with the reason and where they came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.tables import Column, TableSpec
+
+MAX_REJECTED_SHARE: Final = 0.05
+"""Share of rejected rows above which the whole delivery is refused: the file is wrong, not a row."""
+
+MIN_REJECTED_ROWS: Final = 20
+"""A delivery is never refused for fewer rejected rows than this; one bad row of ten is a bad row."""
+
+OFFENDERS_SHOWN: Final = 5
+"""Offending values an error message quotes for each reason."""
+
+_PROVENANCE: Final = (
+    Column("reason", pa.string(), "Column and the rule its value broke, `column:rule`"),
+    Column("source", pa.string(), "Delivery the row came in"),
+    Column("source_row", pa.int64(), "Position in the delivery, from 0, where it has one", True),
+    Column("record", pa.string(), "The row as it arrived, where it had no columns", nullable=True),
+)
+
+
+def quarantine_spec(spec: TableSpec) -> TableSpec:
+    """Where rejected rows of `spec` go: its columns as nullable text, and why they are there."""
+    return TableSpec(
+        name=spec.name,
+        description=f"Rows refused by the contract of `{spec.name}`, each with its reason.",
+        key=(),
+        time_column=None,
+        columns=(
+            *_PROVENANCE,
+            *(Column(c.name, pa.string(), c.description, nullable=True) for c in spec.columns),
+        ),
+    )
+
+
+def quarantined(
+    rows: pa.Table,
+    spec: TableSpec,
+    *,
+    reasons: Sequence[str] | pa.Array,
+    source: str,
+    source_rows: npt.NDArray[np.int64] | None = None,
+    arrived: Mapping[str, pa.Array] | None = None,
+    records: pa.Array | None = None,
+) -> pa.Table:
+    """`rows` as quarantine rows.
+
+    Args:
+        rows: rejected rows, typed as far as they could be; a missing column is null.
+        spec: the table that refused them.
+        reasons: `column:rule` of each row.
+        source: file or partition they came in.
+        source_rows: position of each row in the source, from 0.
+        arrived: text of columns before they were typed; it fills the values that could not be.
+        records: text to keep beside a row that no column can hold.
+    """
+    text = {name: rows[name].cast(pa.string()) for name in rows.column_names}
+    for name, original in (arrived or {}).items():
+        text[name] = pc.coalesce(text[name], original) if name in text else original
+    own: dict[str, pa.Array | None] = {
+        "reason": pa.array(reasons, pa.string()),
+        "source": pa.repeat(pa.scalar(source), rows.num_rows),
+        "source_row": None if source_rows is None else pa.array(source_rows),
+        "record": records,
+    }
+    return _filled({**text, **own}, spec, rows=rows.num_rows)
+
+
+def unsplit(records: Sequence[str], spec: TableSpec, *, source: str) -> pa.Table:
+    """Quarantine rows for `records` that could not be split into columns."""
+    own = {
+        "reason": pa.repeat(pa.scalar("record:wrong_number_of_columns"), len(records)),
+        "source": pa.repeat(pa.scalar(source), len(records)),
+        "record": pa.array(records, pa.string()),
+    }
+    return _filled(own, spec, rows=len(records))
+
+
+def _filled(columns: Mapping[str, pa.Array | None], spec: TableSpec, *, rows: int) -> pa.Table:
+    schema = quarantine_spec(spec).schema
+    return pa.table(
+        [
+            pa.nulls(rows, field.type) if columns.get(field.name) is None else columns[field.name]
+            for field in schema
+        ],
+        schema=schema,
+    )
+
+
+def reason_counts(rejected: pa.Table) -> dict[str, int]:
+    """Quarantined rows by reason, in the reasons' alphabetical order; a row counts once."""
+    return dict(sorted(Counter(rejected["reason"].to_pylist()).items()))
+
+
+def check_rejected_share(rejected: pa.Table, *, total_rows: int, table: str, source: str) -> None:
+    """ContractError when so many rows were rejected that the delivery itself must be wrong.
+
+    Args:
+        rejected: quarantine rows.
+        total_rows: rows of the delivery, the rejected ones included.
+        table: platform table the delivery was for.
+        source: file or partition, as the message should name it.
+    """
+    count = rejected.num_rows
+    if count < MIN_REJECTED_ROWS or count <= MAX_REJECTED_SHARE * total_rows:
+        return
+    findings = "; ".join(
+        f"{reason} {rows:,} rows, first values {_first_values(rejected, reason)}"
+        for reason, rows in reason_counts(rejected).items()
+    )
+    msg = (
+        f"{source} -> {table}: {count:,} of {total_rows:,} rows rejected "
+        f"({count / total_rows:.1%}, allowed {MAX_REJECTED_SHARE:.0%}): {findings}. "
+        "Nothing was recorded. Correct the source, or the column mapping if the wrong column was "
+        "named, and materialise the partition again."
+    )
+    raise ContractError(msg)
+
+
+def _first_values(rejected: pa.Table, reason: str) -> list[str | None]:
+    column = reason.partition(":")[0]
+    column = column if column in rejected.column_names else "record"
+    of_reason = rejected.filter(pc.equal(rejected["reason"], reason)).slice(0, OFFENDERS_SHOWN)
+    values: list[str | None] = of_reason[column].to_pylist()
+    return values
