@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ibook_assets.core.arrow import Array, Positions, array, nulls, pc
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.tables import Column, TableSpec
 
 MAX_REJECTED_SHARE: Final = 0.05
-"""Share of rejected rows above which the whole delivery is refused: the file is wrong, not a row."""
+"""Share of rejected rows above which a whole delivery is refused: then the file is wrong."""
 
 MIN_REJECTED_ROWS: Final = 20
-"""A delivery is never refused for fewer rejected rows than this; one bad row of ten is a bad row."""
+"""A delivery is never refused for fewer rejected rows: one bad row of ten is a bad row."""
 
 OFFENDERS_SHOWN: Final = 5
 """Offending values an error message quotes for each reason."""
@@ -49,11 +47,11 @@ def quarantined(
     rows: pa.Table,
     spec: TableSpec,
     *,
-    reasons: Sequence[str] | pa.Array,
+    reasons: Sequence[str] | Array,
     source: str,
-    source_rows: npt.NDArray[np.int64] | None = None,
-    arrived: Mapping[str, pa.Array] | None = None,
-    records: pa.Array | None = None,
+    source_rows: Positions | None = None,
+    arrived: Mapping[str, Array] | None = None,
+    records: Array | None = None,
 ) -> pa.Table:
     """`rows` as quarantine rows.
 
@@ -66,13 +64,13 @@ def quarantined(
         arrived: text of columns before they were typed; it fills the values that could not be.
         records: text to keep beside a row that no column can hold.
     """
-    text = {name: rows[name].cast(pa.string()) for name in rows.column_names}
+    text: dict[str, Array] = {name: rows[name].cast(pa.string()) for name in rows.column_names}
     for name, original in (arrived or {}).items():
         text[name] = pc.coalesce(text[name], original) if name in text else original
-    own: dict[str, pa.Array | None] = {
-        "reason": pa.array(reasons, pa.string()),
+    own: dict[str, Array] = {
+        "reason": array(reasons, pa.string()),
         "source": pa.repeat(pa.scalar(source), rows.num_rows),
-        "source_row": None if source_rows is None else pa.array(source_rows),
+        "source_row": None if source_rows is None else array(source_rows),
         "record": records,
     }
     return _filled({**text, **own}, spec, rows=rows.num_rows)
@@ -83,25 +81,24 @@ def unsplit(records: Sequence[str], spec: TableSpec, *, source: str) -> pa.Table
     own = {
         "reason": pa.repeat(pa.scalar("record:wrong_number_of_columns"), len(records)),
         "source": pa.repeat(pa.scalar(source), len(records)),
-        "record": pa.array(records, pa.string()),
+        "record": array(records, pa.string()),
     }
     return _filled(own, spec, rows=len(records))
 
 
-def _filled(columns: Mapping[str, pa.Array | None], spec: TableSpec, *, rows: int) -> pa.Table:
+def _filled(columns: Mapping[str, Array], spec: TableSpec, *, rows: int) -> pa.Table:
     schema = quarantine_spec(spec).schema
-    return pa.table(
-        [
-            pa.nulls(rows, field.type) if columns.get(field.name) is None else columns[field.name]
-            for field in schema
-        ],
-        schema=schema,
-    )
+    filled: list[Array] = [
+        nulls(rows, field.type) if columns.get(field.name) is None else columns[field.name]
+        for field in schema
+    ]
+    return pa.table(filled, schema=schema)
 
 
 def reason_counts(rejected: pa.Table) -> dict[str, int]:
     """Quarantined rows by reason, in the reasons' alphabetical order; a row counts once."""
-    return dict(sorted(Counter(rejected["reason"].to_pylist()).items()))
+    reasons: list[str] = pc.fill_null(rejected["reason"], "").to_pylist()
+    return dict(sorted(Counter(reasons).items()))
 
 
 def check_rejected_share(rejected: pa.Table, *, total_rows: int, table: str, source: str) -> None:

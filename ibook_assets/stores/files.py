@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from ibook_assets.core.arrow import (
+    Array,
+    Column,
+    Mask,
+    Positions,
+    array,
+    nulls,
+    pc,
+)
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.mapping import LABEL_ROLE, ROLES, ColumnMapping
 from ibook_assets.core.quarantine import check_rejected_share, quarantined, unsplit
@@ -37,6 +44,14 @@ from ibook_assets.stores.parsing import (
 
 FILES_KEPT: Final = 2
 """Parsed files that a process remembers: the one it works on and the one it compares with."""
+
+
+class _Version(NamedTuple):
+    """One state of a file: a changed file is another one."""
+
+    path: Path
+    mtime_ns: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +78,10 @@ class FileTables:
     """Rows of the file, unreadable ones included."""
     transactions: pa.Table
     outcomes: pa.Table
-    original_ids: pa.ChunkedArray | pa.Array
+    original_ids: Column
     """The file's own id of each row of `transactions`, in the file's type; else its row number."""
     rejected: pa.Table
-    rejected_days: npt.NDArray[np.int64]
+    rejected_days: Positions
     """First microsecond of the partition each rejected row belongs to."""
 
     def days(self) -> list[date]:
@@ -83,7 +98,7 @@ class FileTables:
         return FileDay(
             transactions=_between(self.transactions, start_us),
             outcomes=_between(self.outcomes, start_us),
-            rejected=self.rejected.filter(pa.array(self.rejected_days == start_us)),
+            rejected=self.rejected.filter(array(self.rejected_days == start_us)),
         )
 
 
@@ -111,25 +126,23 @@ def read_file(
     except FileNotFoundError:
         msg = f"{path} does not exist; IBOOK_FILES_TRANSACTIONS names a CSV or Parquet file"
         raise ContractError(msg) from None
-    return _read_version(
-        path.resolve(), state.st_mtime_ns, state.st_size, mapping, timezone, label_delay_days
-    )
+    version = _Version(path.resolve(), state.st_mtime_ns, state.st_size)
+    return _read_version(version, mapping, timezone, label_delay_days)
 
 
 @lru_cache(maxsize=FILES_KEPT)
 def _read_version(
-    path: Path,
-    mtime_ns: int,  # noqa: ARG001 - part of the cache key
-    size: int,  # noqa: ARG001 - part of the cache key
+    version: _Version,
     mapping: ColumnMapping,
     timezone: str,
     label_delay_days: float,
 ) -> FileTables:
+    path = version.path
     table, unsplit_records = _load(path, mapping)
     parsed = _parse(table, mapping, timezone=timezone, source=path.name)
     typed = _typed(parsed, rows=table.num_rows)
     if typed["known_ts"].null_count == table.num_rows:
-        column = mapping.column_of("time")
+        column = dict(mapping.pairs)["time"]
         first = table[column].slice(0, 3).to_pylist()
         msg = f"{path.name}: no value of column {column!r} is a readable time, for example {first}"
         raise ContractError(msg)
@@ -142,7 +155,7 @@ def _read_version(
     check_rejected_share(rejected, total_rows=rows, table=TRANSACTIONS.name, source=path.name)
     order = _known_order(typed, usable=np.asarray(reasons.is_null()))
     id_column = mapping.column_of("id")
-    labels = parsed[LABEL_ROLE].values if LABEL_ROLE in parsed else pa.nulls(len(typed), pa.bool_())
+    labels = parsed[LABEL_ROLE].values if LABEL_ROLE in parsed else nulls(len(typed), pa.bool_())
     return FileTables(
         source=path.name,
         rows=rows,
@@ -178,7 +191,7 @@ def _load(path: Path, mapping: ColumnMapping) -> tuple[pa.Table, list[str]]:
 
 
 def _load_csv(path: Path, mapping: ColumnMapping, unsplit_records: list[str]) -> pa.Table:
-    def keep_aside(row: pyarrow.csv.InvalidRow) -> str:
+    def keep_aside(row: pyarrow.csv.InvalidRow) -> Literal["skip"]:
         unsplit_records.append(row.text)
         return "skip"
 
@@ -211,7 +224,7 @@ def _parse(
     return parsed
 
 
-def _parser(role: str, timezone: str) -> Callable[[pa.Array], Parsed]:
+def _parser(role: str, timezone: str) -> Callable[[Array], Parsed]:
     column = ROLES[role]
     if column.endswith("_ts"):
         return partial(parse_times, timezone=timezone)
@@ -227,18 +240,18 @@ def _parser(role: str, timezone: str) -> Callable[[pa.Array], Parsed]:
 def _typed(parsed: Mapping[str, Parsed], *, rows: int) -> pa.Table:
     """TRANSACTIONS' columns in file order; null where the file says nothing."""
     columns = {ROLES[role]: p.values for role, p in parsed.items() if role != LABEL_ROLE}
-    columns.setdefault("transaction_id", pa.array(np.arange(rows)))
+    columns.setdefault("transaction_id", array(np.arange(rows)))
     columns.setdefault("known_ts", columns["occurred_ts"])
     return pa.table(
-        {c.name: columns.get(c.name, pa.nulls(rows, c.type)) for c in TRANSACTIONS.columns}
+        {c.name: columns.get(c.name, nulls(rows, c.type)) for c in TRANSACTIONS.columns}
     )
 
 
-def _reasons(parsed: Mapping[str, Parsed], typed: pa.Table) -> pa.Array:
+def _reasons(parsed: Mapping[str, Parsed], typed: pa.Table) -> Array:
     """Why each row cannot be used, null for the others; the first broken rule in role order."""
     nothing = pa.scalar(None, pa.string())
-    found: list[pa.Array] = [
-        pc.if_else(pa.array(rows), f"{ROLES[role]}:{rule}", nothing)
+    found: list[Array] = [
+        pc.if_else(array(rows), f"{ROLES[role]}:{rule}", nothing)
         for role, column in parsed.items()
         for rule, rows in column.flaws
         if rows.any()
@@ -248,16 +261,16 @@ def _reasons(parsed: Mapping[str, Parsed], typed: pa.Table) -> pa.Array:
 
 
 def _rejected_rows(
-    table: pa.Table, mapping: ColumnMapping, typed: pa.Table, reasons: pa.Array, *, source: str
+    table: pa.Table, mapping: ColumnMapping, typed: pa.Table, reasons: Array, *, source: str
 ) -> pa.Table:
     """Quarantine rows: typed values where there are any, else the text as it arrived."""
     rows = np.flatnonzero(np.asarray(reasons.is_valid()))
     arrived = {
-        ROLES[role]: plain(table[column].take(pa.array(rows))).cast(pa.string())
+        ROLES[role]: plain(table[column].take(array(rows))).cast(pa.string())
         for role, column in mapping.pairs
     }
     return quarantined(
-        typed.take(pa.array(rows)),
+        typed.take(array(rows)),
         TRANSACTIONS,
         reasons=reasons.drop_null(),
         source=source,
@@ -267,19 +280,18 @@ def _rejected_rows(
     )
 
 
-def _rejected_days(
-    typed: pa.Table, reasons: pa.Array, *, unsplit_records: int
-) -> npt.NDArray[np.int64]:
+def _rejected_days(typed: pa.Table, reasons: Array, *, unsplit_records: int) -> Positions:
     """The partition of each rejected row; without a readable time, the file's first day."""
     first_us = pc.min(typed["known_ts"]).as_py()
     known_us = typed["known_ts"].filter(reasons.is_valid()).fill_null(first_us).to_numpy()
     moments_us = np.append(known_us, np.full(unsplit_records, first_us, np.int64))
-    return moments_us - moments_us % DAY_US
+    days_us: Positions = moments_us - moments_us % DAY_US
+    return days_us
 
 
-def _known_order(typed: pa.Table, *, usable: npt.NDArray[np.bool_]) -> pa.Array:
+def _known_order(typed: pa.Table, *, usable: Mask) -> Array:
     """Positions of the usable rows by (known_ts, transaction_id)."""
-    rows = pa.array(np.flatnonzero(usable))
+    rows = array(np.flatnonzero(usable))
     keys = typed.select(["known_ts", "transaction_id"]).take(rows)
     order = pc.sort_indices(
         keys, sort_keys=[("known_ts", "ascending"), ("transaction_id", "ascending")]
@@ -287,7 +299,7 @@ def _known_order(typed: pa.Table, *, usable: npt.NDArray[np.bool_]) -> pa.Array:
     return rows.take(order)
 
 
-def _outcomes(transactions: pa.Table, labels: pa.Array, *, delay_us: int) -> pa.Table:
+def _outcomes(transactions: pa.Table, labels: Array, *, delay_us: int) -> pa.Table:
     """OUTCOMES of the labelled transactions, each known `delay_us` after its transaction."""
     labelled = pc.and_(
         labels.is_valid(), transactions["transaction_id"].combine_chunks().is_valid()
@@ -308,5 +320,5 @@ def _between(table: pa.Table, start_us: int) -> pa.Table:
     return table.slice(int(first), int(end - first))
 
 
-def _days(*moments_us: npt.NDArray[np.int64]) -> list[date]:
+def _days(*moments_us: Positions) -> list[date]:
     return [day_of(int(day) * DAY_US) for day in np.unique(np.concatenate(moments_us) // DAY_US)]

@@ -14,10 +14,9 @@ from typing import Any, Final
 from zoneinfo import available_timezones
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ibook_assets.core.arrow import Array, Column, Mask, array, as_mask, nulls, one_chunk, pc
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.ids import MAX_ID, entity_id
 from ibook_assets.core.times import to_us
@@ -40,30 +39,28 @@ _ISO: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9
 _ISO_NAIVE: Final = _ISO + "$"
 _ISO_ZONED: Final = _ISO + r"(Z|[+-][0-9]{2}:?[0-9]{2})$"
 
-Mask = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A column after parsing; `flaws` pairs a rule with the rows whose value broke it."""
 
-    values: pa.Array
+    values: Array
     flaws: tuple[tuple[str, Mask], ...] = ()
 
 
-def plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+def plain(column: Column) -> Array:
     """`column` in one chunk, without dictionaries; text trimmed, and null where it says so."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if _is_text(array.type):
-        array = pc.utf8_trim_whitespace(array.cast(pa.string()))
-        says_null = pc.is_in(array, value_set=pa.array(NULL_SPELLINGS))
-        array = pc.if_else(says_null, pa.scalar(None, pa.string()), array)
-    return array
+    values = one_chunk(column)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not _is_text(values.type):
+        return values
+    text = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    says_null = pc.is_in(text, value_set=array(NULL_SPELLINGS))
+    return pc.if_else(says_null, pa.scalar(None, pa.string()), text)
 
 
-def parse_ids(values: pa.Array) -> Parsed:
+def parse_ids(values: Array) -> Parsed:
     """Identifiers by the rule of `core.ids.entity_id`.
 
     Rules: `out_of_range` (negative or above 63 bits), `decimal_id` ("12.0": the id 12 that went
@@ -72,21 +69,21 @@ def parse_ids(values: pa.Array) -> Parsed:
     if _is_text(values.type):
         return _ids_of_text(values)
     whole, flawed = _whole_numbers(values)
-    negative = _mask(pc.less(whole, 0))
+    negative = as_mask(pc.less(whole, 0))
     return Parsed(_without(whole, negative), (("out_of_range", flawed | negative),))
 
 
-def parse_whole(values: pa.Array) -> Parsed:
+def parse_whole(values: Array) -> Parsed:
     """Whole numbers as int64. Rule: `not_a_whole_number`."""
     if not _is_text(values.type):
         whole, flawed = _whole_numbers(values)
         return Parsed(whole, (("not_a_whole_number", flawed),))
-    readable = _mask(pc.match_substring_regex(values, _WHOLE_NUMBER))
+    readable = as_mask(pc.match_substring_regex(values, _WHOLE_NUMBER))
     digits = pc.replace_substring(_without(values, ~readable), "+", "")
     return Parsed(digits.cast(pa.int64()), (("not_a_whole_number", ~readable & _valid(values)),))
 
 
-def parse_cents(values: pa.Array) -> Parsed:
+def parse_cents(values: Array) -> Parsed:
     """Amounts in currency units as int64 cents, a half cent going to the even one.
 
     A float counts as the shortest decimal that reads back as it (57.16, not 57.15999…), so no
@@ -94,13 +91,13 @@ def parse_cents(values: pa.Array) -> Parsed:
     """
     if pa.types.is_integer(values.type):
         whole, flawed = _whole_numbers(values)
-        large = _mask(pc.greater(pc.abs(pc.max_element_wise(whole, -_MAX_UNITS - 1)), _MAX_UNITS))
+        large = as_mask(pc.greater(pc.abs(pc.max_element_wise(whole, -_MAX_UNITS - 1)), _MAX_UNITS))
         cents = pc.multiply(_without(whole, large), 100)
         return Parsed(cents, (("not_an_amount", flawed | large),))
     if pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
         values = values.cast(pa.string())
     _require(_is_text(values.type), values, "numbers or their text")
-    simple = _mask(pc.match_substring_regex(values, _PLAIN_AMOUNT))
+    simple = as_mask(pc.match_substring_regex(values, _PLAIN_AMOUNT))
     rounded = pc.round(
         _without(values, ~simple).cast(_AMOUNT_TYPE), ndigits=2, round_mode="half_to_even"
     )
@@ -109,7 +106,7 @@ def parse_cents(values: pa.Array) -> Parsed:
     return Parsed(pc.coalesce(cents, rest), (("not_an_amount", flawed),))
 
 
-def parse_times(values: pa.Array, *, timezone: str) -> Parsed:
+def parse_times(values: Array, *, timezone: str) -> Parsed:
     """Times as int64 microseconds UTC; each value may have a zone of its own.
 
     A time without a zone is local time of `timezone` (IANA name). Where the clocks go back, the
@@ -131,16 +128,16 @@ def parse_times(values: pa.Array, *, timezone: str) -> Parsed:
     return Parsed(moments_us, (("nonexistent_local_time", skipped),))
 
 
-def parse_flags(values: pa.Array) -> Parsed:
+def parse_flags(values: Array) -> Parsed:
     """Yes/no values as booleans. Rule: `not_a_flag`."""
     text = pc.utf8_lower(values.cast(pa.string()))
-    true = _mask(pc.is_in(text, value_set=pa.array(TRUE_SPELLINGS)))
-    false = _mask(pc.is_in(text, value_set=pa.array(FALSE_SPELLINGS)))
-    flags = pa.array(true, mask=~(true | false))
+    true = as_mask(pc.is_in(text, value_set=array(TRUE_SPELLINGS)))
+    false = as_mask(pc.is_in(text, value_set=array(FALSE_SPELLINGS)))
+    flags = array(true, mask=~(true | false))
     return Parsed(flags, (("not_a_flag", _valid(values) & ~(true | false)),))
 
 
-def parse_text(values: pa.Array) -> Parsed:
+def parse_text(values: Array) -> Parsed:
     """Categories as text, unchanged; the table's contract knows which are allowed."""
     _require(_is_text(values.type), values, "text")
     return Parsed(values)
@@ -152,31 +149,25 @@ def _is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _require(condition: bool, values: pa.Array, wanted: str) -> None:  # noqa: FBT001
+def _require(condition: bool, values: Array, wanted: str) -> None:  # noqa: FBT001
     if not condition:
         first = values.drop_null().slice(0, 3).to_pylist()
         msg = f"the column holds {values.type}, for example {first}; it needs {wanted}"
         raise ContractError(msg)
 
 
-def _mask(array: pa.Array) -> Mask:
-    mask: Mask = np.asarray(array.fill_null(False))  # noqa: FBT003
-    return mask
+def _valid(values: Array) -> Mask:
+    return as_mask(pc.is_valid(values))
 
 
-def _valid(array: pa.Array) -> Mask:
-    mask: Mask = np.asarray(array.is_valid())
-    return mask
+def _without(values: Array, gone: Mask) -> Array:
+    return pc.if_else(array(gone), pa.scalar(None, values.type), values)
 
 
-def _without(array: pa.Array, gone: Mask) -> pa.Array:
-    return pc.if_else(pa.array(gone), pa.scalar(None, array.type), array)
-
-
-def _whole_numbers(values: pa.Array) -> tuple[pa.Array, Mask]:
+def _whole_numbers(values: Array) -> tuple[Array, Mask]:
     """Numbers as int64 and which were not whole or did not fit; NaN means "no value"."""
     if pa.types.is_null(values.type):
-        return pa.nulls(len(values), pa.int64()), np.zeros(len(values), bool)
+        return nulls(len(values), pa.int64()), np.zeros(len(values), bool)
     _require(
         pa.types.is_integer(values.type) or pa.types.is_floating(values.type),
         values,
@@ -184,34 +175,34 @@ def _whole_numbers(values: pa.Array) -> tuple[pa.Array, Mask]:
     )
     if pa.types.is_integer(values.type):
         large = (
-            _mask(pc.greater(values, pa.scalar(MAX_ID, pa.uint64())))
+            as_mask(pc.greater(values, pa.scalar(MAX_ID, pa.uint64())))
             if pa.types.is_uint64(values.type)
             else np.zeros(len(values), bool)
         )
         return _without(values, large).cast(pa.int64()), large
     numbers = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values).cast(pa.float64())
-    whole = _mask(
+    whole = as_mask(
         pc.and_(pc.equal(numbers, pc.floor(numbers)), pc.less_equal(pc.abs(numbers), _EXACT_FLOAT))
     )
     return _without(numbers, ~whole).cast(pa.int64()), _valid(numbers) & ~whole
 
 
-def _ids_of_text(values: pa.Array) -> Parsed:
-    short = _mask(pc.match_substring_regex(values, _SHORT_DECIMAL_ID))
-    as_float = _mask(pc.match_substring_regex(values, _ID_WRITTEN_AS_FLOAT))
+def _ids_of_text(values: Array) -> Parsed:
+    short = as_mask(pc.match_substring_regex(values, _SHORT_DECIMAL_ID))
+    as_float = as_mask(pc.match_substring_regex(values, _ID_WRITTEN_AS_FLOAT))
     numbers = _without(values, ~short).cast(pa.int64())
     names, _ = _each_distinct(values, ~short & ~as_float & _valid(values), entity_id, pa.int64())
     return Parsed(pc.coalesce(numbers, names), (("decimal_id", as_float),))
 
 
 def _each_distinct(
-    values: pa.Array, chosen: Mask, convert: Callable[[str], Any], kind: pa.DataType
-) -> tuple[pa.Array, Mask]:
+    values: Array, chosen: Mask, convert: Callable[[str], Any], kind: pa.DataType
+) -> tuple[Array, Mask]:
     """`convert` over the distinct values of the `chosen` rows; None means unreadable."""
     if not chosen.any():
-        return pa.nulls(len(values), kind), np.zeros(len(values), bool)
+        return nulls(len(values), kind), np.zeros(len(values), bool)
     encoded = _without(values, ~chosen).dictionary_encode()
-    converted = pa.array([convert(text) for text in encoded.dictionary.to_pylist()], kind)
+    converted = array([convert(text) for text in encoded.dictionary.to_pylist()], kind)
     results = converted.take(encoded.indices)
     return results, chosen & ~_valid(results)
 
@@ -228,17 +219,17 @@ def _cents_of(text: str) -> int | None:
     return cents if abs(cents) <= MAX_ID else None
 
 
-def _times_of_text(values: pa.Array, *, timezone: str) -> Parsed:
-    zoned = _mask(pc.match_substring_regex(values, _ISO_ZONED))
-    naive = _mask(pc.match_substring_regex(values, _ISO_NAIVE))
-    utc = pa.nulls(len(values), pa.int64())
+def _times_of_text(values: Array, *, timezone: str) -> Parsed:
+    zoned = as_mask(pc.match_substring_regex(values, _ISO_ZONED))
+    naive = as_mask(pc.match_substring_regex(values, _ISO_NAIVE))
+    utc = nulls(len(values), pa.int64())
     local = utc
     try:
         utc = pc.cast(_without(values, ~zoned), pa.timestamp("us", "UTC")).cast(pa.int64())
         local = pc.cast(_without(values, ~naive), pa.timestamp("us")).cast(pa.int64())
     except pa.ArrowInvalid:  # a date such as 2018-02-31 somewhere: go value by value
         zoned[:] = naive[:] = False
-        utc = local = pa.nulls(len(values), pa.int64())
+        utc = local = nulls(len(values), pa.int64())
     rest = ~zoned & ~naive & _valid(values)
     rest_utc, not_zoned = _each_distinct(values, rest, _zoned_us, pa.int64())
     rest_local, unreadable = _each_distinct(values, not_zoned, _naive_us, pa.int64())
@@ -266,19 +257,19 @@ def _naive_us(text: str) -> int | None:
     return None if moment is None else to_us(moment.replace(tzinfo=UTC))
 
 
-def _localised(local_us: pa.Array, timezone: str) -> tuple[pa.Array, Mask]:
+def _localised(local_us: Array, timezone: str) -> tuple[Array, Mask]:
     """Local wall-clock microseconds as UTC ones, and which fell into an hour that was skipped."""
     if timezone == "UTC" or local_us.null_count == len(local_us):
         return local_us, np.zeros(len(local_us), bool)
     if timezone not in available_timezones():
         msg = f"unknown time zone {timezone!r}; IBOOK_FILES_TIMEZONE is an IANA name, Europe/Paris"
         raise ContractError(msg)
-    import pandas as pd  # noqa: PLC0415 - only files in local time pay for it
+    import pandas as pd  # only files in local time pay for it
 
     clock = pd.DatetimeIndex(local_us.fill_null(0).to_numpy().view("datetime64[us]"))
     first_of_two = np.ones(len(clock), bool)
     # By name: pandas vectorises its own zones, and asks a ZoneInfo object value by value.
     utc = clock.tz_localize(timezone, ambiguous=first_of_two, nonexistent="NaT")
     skipped = np.asarray(utc.isna()) & _valid(local_us)
-    moments_us = utc.tz_convert("UTC").tz_localize(None).as_unit("us").asi8
-    return pa.array(moments_us, mask=skipped | ~_valid(local_us)), skipped
+    moments_us = utc.tz_convert("UTC").tz_localize(None).to_numpy("datetime64[us]").view(np.int64)
+    return array(moments_us, mask=skipped | ~_valid(local_us)), skipped
