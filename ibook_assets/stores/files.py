@@ -156,12 +156,13 @@ def _read_version(
     order = _known_order(typed, usable=np.asarray(reasons.is_null()))
     id_column = mapping.column_of("id")
     labels = parsed[LABEL_ROLE].values if LABEL_ROLE in parsed else nulls(len(typed), pa.bool_())
+    transactions = typed.take(order)
     return FileTables(
         source=path.name,
         rows=rows,
-        transactions=typed.take(order),
+        transactions=transactions,
         outcomes=_outcomes(
-            typed.take(order), labels.take(order), delay_us=round(label_delay_days * DAY_US)
+            transactions, labels.take(order), delay_us=round(label_delay_days * DAY_US)
         ),
         original_ids=(table[id_column] if id_column else typed["transaction_id"]).take(order),
         rejected=rejected,
