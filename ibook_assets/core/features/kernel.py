@@ -1,0 +1,190 @@
+"""Compiled pieces that the batch sweep and the point query share: hashing, links, formulas."""
+
+# Compiled functions take their arrays by position.
+# ruff: noqa: PLR0917
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+MISSING: Final = -1
+"""Stands for null, for a value that does not count, and for an undefined aggregate."""
+
+NEVER: Final = 2**62
+"""Link of a value that was not seen before, or will not be seen again."""
+
+_HASH: Final = np.uint64(0x9E3779B97F4A7C15)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function` as machine code: compiled on first use, cached on disk, without the GIL."""
+    jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+    return cast("Callable[_P, _R]", jit(function))
+
+
+@compiled
+def _slot(key: int, bits: int) -> int:
+    mixed = np.uint64(key) * _HASH
+    return int(np.int64(mixed >> np.uint64(64 - bits)))
+
+
+@compiled
+def _insert(table: Ints, key: int, number: int, bits: int) -> int:
+    mask = (1 << bits) - 1
+    at = _slot(key, bits)
+    while table[at, 1] >= 0 and table[at, 0] != key:
+        at = (at + 1) & mask
+    if table[at, 1] < 0:
+        table[at, 0] = key
+        table[at, 1] = number
+    return int(table[at, 1])
+
+
+@compiled
+def _doubled(table: Ints, bits: int) -> Ints:
+    wider = np.full((1 << (bits + 1), 2), MISSING, np.int64)
+    for at in range(len(table)):
+        if table[at, 1] >= 0:
+            _insert(wider, table[at, 0], table[at, 1], bits + 1)
+    return wider
+
+
+@compiled
+def number_keys(keys: Ints, numbers: Ints) -> tuple[Ints, int]:
+    """Number the different `keys` 0, 1, … as they appear; negative keys get MISSING.
+
+    Returns the hash table for `find_keys` and how many keys there are.
+    """
+    bits = 12
+    table = np.full((1 << bits, 2), MISSING, np.int64)
+    count = 0
+    for i in range(len(keys)):
+        if keys[i] < 0:
+            numbers[i] = MISSING
+            continue
+        found = _insert(table, keys[i], count, bits)
+        numbers[i] = found
+        if found == count:
+            count += 1
+            if 2 * count > len(table):
+                table = _doubled(table, bits)
+                bits += 1
+    return table, count
+
+
+@compiled
+def find_keys(table: Ints, keys: Ints, numbers: Ints) -> None:
+    """The number of each key in `table`, MISSING for a key that is not there."""
+    bits = 0
+    while (1 << bits) < len(table):
+        bits += 1
+    mask = len(table) - 1
+    for i in range(len(keys)):
+        numbers[i] = MISSING
+        if keys[i] >= 0:
+            at = _slot(keys[i], bits)
+            while table[at, 1] >= 0 and table[at, 0] != keys[i]:
+                at = (at + 1) & mask
+            numbers[i] = table[at, 1]
+
+
+@compiled
+def group_starts(numbers: Ints, count: int, first: int) -> Ints:
+    """Where each number's rows begin when rows are grouped by number, the first at `first`."""
+    starts = np.zeros(count + 1, np.int64)
+    for number in numbers:
+        if number >= 0:
+            starts[number + 1] += 1
+    starts[0] = first
+    for i in range(count):
+        starts[i + 1] += starts[i]
+    return starts
+
+
+@compiled
+def table_bits(rows: int) -> int:
+    """log2 of the hash table that holds `rows` values at most half full."""
+    bits = 1
+    while (1 << bits) < 2 * rows:
+        bits += 1
+    return bits
+
+
+@compiled
+def link_values(records: Ints, first: int, end: int, column: int, table: Ints, links: Ints) -> None:
+    """Where each row's value was before and will be next, within rows `[first, end)`.
+
+    `links[i - first]` becomes (previous, next) row or NEVER; a missing value gets NEVER and -1,
+    so that it counts nowhere. `table` is scratch of `1 << table_bits(rows)` or more that holds
+    no row from `first` on.
+    """
+    bits = table_bits(end - first)
+    mask = (1 << bits) - 1
+    for i in range(first, end):
+        value = records[i, column]
+        links[i - first, 0] = NEVER
+        links[i - first, 1] = MISSING
+        if value < 0:
+            continue
+        at = _slot(value, bits)
+        while table[at] >= first and records[table[at], column] != value:
+            at = (at + 1) & mask
+        before = table[at]
+        links[i - first, 0] = MISSING
+        links[i - first, 1] = NEVER
+        if before >= first:
+            links[i - first, 0] = before
+            links[before - first, 1] = i
+        table[at] = i
+
+
+@compiled
+def most_frequent(counts: Ints) -> int:
+    """The smallest code with the highest count; MISSING when all are 0."""
+    best = 0
+    code = MISSING
+    for i in range(len(counts)):
+        if counts[i] > best:
+            best = counts[i]
+            code = i
+    return code
+
+
+@compiled
+def evaluate(operands: Ints, instruction: Ints) -> float:
+    """One value: integers throughout, then one division; NaN when undefined."""
+    numerator = operands[instruction[0]]
+    if numerator < 0:
+        return np.nan
+    for k in range(1, 4):
+        if instruction[k] >= 0 and operands[instruction[k]] < 0:
+            return np.nan
+    if instruction[1] >= 0:
+        numerator *= operands[instruction[1]]
+    if instruction[2] >= 0:
+        numerator -= operands[instruction[2]]
+    denominator = instruction[5]
+    if instruction[3] >= 0:
+        denominator += operands[instruction[3]]
+    if denominator == 0:
+        return np.nan
+    return float(numerator + instruction[4]) / float(denominator)
+
+
+@compiled
+def finish(operands: Ints, program: Ints, out: Floats) -> None:
+    """Evaluate `program` (features, 6) over `operands` (rows, n) into `out` (features, rows)."""
+    for f in range(len(program)):
+        for row in range(len(operands)):
+            out[f, row] = np.float32(evaluate(operands[row], program[f]))
