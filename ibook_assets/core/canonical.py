@@ -8,6 +8,11 @@ import json
 from pydantic import BaseModel
 
 
+def sha256_hex(data: bytes | memoryview) -> str:
+    """SHA-256 of `data` as hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def canonical_json(model: BaseModel) -> bytes:
     """`model` as UTF-8 JSON: sorted keys, no spaces; ValueError for NaN and infinity."""
     return json.dumps(
@@ -21,4 +26,4 @@ def canonical_json(model: BaseModel) -> bytes:
 
 def canonical_sha256(model: BaseModel) -> str:
     """SHA-256 (hex) of the canonical JSON of `model`."""
-    return hashlib.sha256(canonical_json(model)).hexdigest()
+    return sha256_hex(canonical_json(model))

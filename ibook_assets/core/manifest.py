@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -58,7 +57,7 @@ class SnapshotManifest(BaseModel):
                 raise ValueError(msg)
         return self
 
-    @cached_property
+    @property
     def snapshot_id(self) -> str:
         """SHA-256 (hex) of the canonical JSON: the snapshot's id and Dagster data version."""
         return canonical_sha256(self)

@@ -13,7 +13,6 @@ the current one, and any younger than the grace period, is kept for readers that
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ibook_assets.core.canonical import canonical_json
+from ibook_assets.core.canonical import canonical_json, sha256_hex
 from ibook_assets.core.errors import ContractError, IntegrityError, NotFoundError
 from ibook_assets.core.manifest import ManifestEntry
 from ibook_assets.core.tables import TableSpec
@@ -98,7 +97,7 @@ class Lake:
                 raises leaves the old version current.
         """
         encoded = encode(data, table=table, spec=spec)
-        sha256 = hashlib.sha256(encoded).hexdigest()
+        sha256 = sha256_hex(encoded)
         folder = _folder(table, partition)
         path = f"{folder}{sha256[:16]}.parquet"
         # Written even when it exists: a damaged file heals, and its age starts anew.
@@ -115,7 +114,7 @@ class Lake:
             sha256=sha256,
             rows=data.num_rows,
             bytes=len(encoded),
-            footer_sha256=hashlib.sha256(footer_of(encoded)).hexdigest(),
+            footer_sha256=sha256_hex(footer_of(encoded)),
             superseded=before.path if before else None,
         )
         self.blobs.put(folder + POINTER, canonical_json(receipt))
@@ -228,7 +227,7 @@ class Lake:
     def verify(self, files: Iterable[Receipt | ManifestEntry]) -> None:
         """IntegrityError for the first file whose bytes do not have the recorded sha256."""
         for file in files:
-            found = hashlib.sha256(self.blobs.get(file.path)).hexdigest()
+            found = sha256_hex(self.blobs.get(file.path))
             if found != file.sha256:
                 path = self.blobs.location(file.path)
                 raise IntegrityError(path=path, expected=file.sha256, found=found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.errors import (
     ContractError,
     IbookError,
@@ -94,7 +94,7 @@ def _check_footer(file: pa.NativeFile, footer_sha256: str) -> None:
     size = file.size()
     length = _footer_length(_last(file, min(size, _FOOTER_TAIL))) + _FOOTER_TAIL
     # A wrong footer may crash the parser or drop rows silently, so it is refused unparsed.
-    if length > size or hashlib.sha256(_last(file, length)).hexdigest() != footer_sha256:
+    if length > size or sha256_hex(_last(file, length)) != footer_sha256:
         msg = "the footer is damaged"
         raise pa.ArrowInvalid(msg)
 
@@ -118,7 +118,7 @@ def _explained(
 ) -> IbookError:
     """What went wrong reading `path`, found out by reading it whole."""
     data = blobs.get(path)
-    actual = hashlib.sha256(data).hexdigest()
+    actual = sha256_hex(data)
     if actual != sha256:
         return IntegrityError(path=blobs.location(path), expected=sha256, found=actual)
     names = pq.read_schema(pa.BufferReader(data)).names

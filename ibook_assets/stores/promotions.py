@@ -1,0 +1,204 @@
+"""The promotion log: numbered entries, each created exclusively, so one winner per parent.
+
+```
+promotions/fraud/000000000001.json   sealed PromotionRecord, never changed
+promotions/fraud/000000000002.json   names the sha256 of entry 1
+```
+
+There is no pointer that could disagree with the log: what serves is the highest entry. Serving
+polls for the entry after the one it knows, which is one failed open of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from ibook_assets.core.errors import (
+    ConflictError,
+    ContractError,
+    GateClosedError,
+    NoPromotedModelError,
+    NotFoundError,
+)
+from ibook_assets.core.ids import check_name
+from ibook_assets.core.promotion import (
+    PromotionDraft,
+    PromotionRecord,
+    next_record,
+    rollback_record,
+    seal,
+    unseal,
+    verify_chain,
+    verify_link,
+)
+from ibook_assets.stores.artefacts import load_artefact
+from ibook_assets.stores.blobs import Blobs
+
+_FOLDER: Final = "promotions"
+_DIGITS: Final = 12
+
+
+def utc_now() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)
+
+
+class PromotionLog:
+    """Promotion logs of all use cases in `blobs`."""
+
+    def __init__(self, blobs: Blobs, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._blobs = blobs
+        self._clock = clock
+
+    def promote(self, draft: PromotionDraft, *, expected_parent: str | None) -> PromotionRecord:
+        """Append `draft` if nothing was promoted since its author looked; safe to retry.
+
+        Args:
+            draft: what is promoted, by whom, why and with which gate verdict.
+            expected_parent: `sha256` of the record the decision was based on, None for "nothing is
+                promoted yet"; see `current`.
+
+        Raises:
+            ConflictError: somebody else was first; the message names the winner.
+            GateClosedError: the draft's gate did not pass.
+            IntegrityError: the artefact is not what the draft says.
+        """
+        if not draft.model.gate.passed:
+            failed = [rule.name for rule in draft.model.gate.rules if not rule.passed]
+            raise GateClosedError(use_case=draft.use_case, failures=failed)
+        head = self.current(draft.use_case)
+        # A retry after a crash between the commit and its answer finds its own entry.
+        if head is not None and head.answers(draft, parent_sha256=expected_parent):
+            return head
+        if (head.sha256 if head else None) != expected_parent:
+            raise _lost(draft.use_case, head)
+        return self._append(next_record(draft, previous=head, promoted_at=self._clock()))
+
+    def rollback(
+        self, use_case: str, *, to: str | None = None, actor: str, reason: str
+    ) -> PromotionRecord:
+        """Append an entry that brings back an earlier model.
+
+        Args:
+            use_case: whose champion is replaced.
+            to: model version; None is the champion before the current one.
+            actor: who rolls back.
+            reason: why.
+
+        Raises:
+            NoPromotedModelError: nothing was ever promoted.
+            ContractError: there is no such model to go back to.
+            ConflictError: somebody promoted in the same moment; the message names the winner.
+            IntegrityError: the earlier model's artefact was changed or lost.
+        """
+        log = self.history(use_case)
+        if not log:
+            raise NoPromotedModelError(use_case)
+        return self._append(
+            rollback_record(log, to=to, actor=actor, reason=reason, promoted_at=self._clock())
+        )
+
+    def current(
+        self, use_case: str, *, known: PromotionRecord | None = None
+    ) -> PromotionRecord | None:
+        """The newest record, None when there is none.
+
+        With `known`, an earlier answer, only what came after it is read: cheap enough to poll.
+
+        Raises:
+            ContractError: an entry after `known` does not follow from the one before it.
+        """
+        record = known if known is not None else self._newest(use_case)
+        while record is not None:
+            following = self._read(use_case, record.sequence + 1)
+            if following is None:
+                return record
+            verify_link(record, following)
+            record = following
+        return None
+
+    def require_current(self, use_case: str) -> PromotionRecord:
+        """The newest record; NoPromotedModelError when there is none."""
+        record = self.current(use_case)
+        if record is None:
+            raise NoPromotedModelError(use_case)
+        return record
+
+    def history(self, use_case: str) -> list[PromotionRecord]:
+        """All records, oldest first, their chain verified.
+
+        Raises:
+            ContractError: the chain is broken; names the first entry that does not follow.
+        """
+        newest = self.current(use_case)
+        if newest is None:
+            return []
+        records = []
+        for sequence in range(1, newest.sequence):
+            record = self._read(use_case, sequence)
+            if record is None:
+                msg = (
+                    f"entry {sequence} of the {use_case} promotions is missing: restore "
+                    f"{self._blobs.location(_key(use_case, sequence))} from a copy"
+                )
+                raise ContractError(msg)
+            records.append(record)
+        records.append(newest)
+        verify_chain(records)
+        return records
+
+    def use_cases(self) -> list[str]:
+        """Use cases that have a log, sorted."""
+        return sorted({key.split("/")[1] for key in self._blobs.list(f"{_FOLDER}/")})
+
+    def _append(self, record: PromotionRecord) -> PromotionRecord:
+        # Checked here, because an entry that points to a damaged artefact could never serve.
+        load_artefact(self._blobs, record.model.artefact)
+        key = _key(record.use_case, record.sequence)
+        try:
+            self._blobs.create(key, seal(record))
+        except ConflictError as error:
+            raise _lost(record.use_case, self._read(record.use_case, record.sequence)) from error
+        return record
+
+    def _newest(self, use_case: str) -> PromotionRecord | None:
+        keys = self._blobs.list(f"{_FOLDER}/{check_name(use_case, what='use case')}/")
+        return self._read_key(keys[-1], use_case) if keys else None
+
+    def _read(self, use_case: str, sequence: int) -> PromotionRecord | None:
+        try:
+            return self._read_key(_key(use_case, sequence), use_case)
+        except NotFoundError:
+            return None
+
+    def _read_key(self, key: str, use_case: str) -> PromotionRecord:
+        path = self._blobs.location(key)
+        record = unseal(self._blobs.get(key), path=path)
+        if key != _key(record.use_case, record.sequence) or record.use_case != use_case:
+            msg = (
+                f"{path} holds entry {record.sequence} of {record.use_case}: it was copied there; "
+                "restore the log from a copy"
+            )
+            raise ContractError(msg)
+        return record
+
+
+def _key(use_case: str, sequence: int) -> str:
+    return f"{_FOLDER}/{check_name(use_case, what='use case')}/{sequence:0{_DIGITS}d}.json"
+
+
+def _lost(use_case: str, winner: PromotionRecord | None) -> ConflictError:
+    if winner is None:
+        msg = (
+            f"{use_case}: the promotion was decided against an earlier champion, but the log is "
+            "empty; read the current record and decide again"
+        )
+        return ConflictError(msg)
+    msg = (
+        f"{use_case}: {winner.actor} was first: entry {winner.sequence} ({winner.action} of "
+        f"{winner.model_version}, {winner.promoted_at.isoformat()}, {winner.reason!r}). "
+        "Compare with that champion and decide again."
+    )
+    return ConflictError(msg)
