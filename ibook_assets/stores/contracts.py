@@ -6,6 +6,7 @@ Importing this module is cheap, Pandera and pandas load with the first validatio
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -243,7 +244,10 @@ def _broken_rules(
     if _LEAD in schema.columns:
         frame[_LEAD] = frame["occurred_ts"] - frame["known_ts"]
     try:
-        schema.validate(frame, lazy=True)
+        with warnings.catch_warnings():
+            # Pandera concatenates what it found; pandas 2 announces other dtypes for that.
+            warnings.filterwarnings("ignore", "The behavior of DataFrame concat", FutureWarning)
+            schema.validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as errors:
         cases = errors.failure_cases
         return [

@@ -196,7 +196,8 @@ def _load_csv(path: Path, mapping: ColumnMapping, unsplit_records: list[str]) ->
         unsplit_records.append(row.text)
         return "skip"
 
-    with pyarrow.csv.open_csv(path) as reader:
+    forgiving = pyarrow.csv.ParseOptions(invalid_row_handler=lambda _: "skip")
+    with pyarrow.csv.open_csv(path, parse_options=forgiving) as reader:
         mapping.check(reader.schema.names, source=path.name)
     columns = mapping.file_columns
     return pyarrow.csv.read_csv(

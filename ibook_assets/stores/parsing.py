@@ -212,8 +212,12 @@ def _cents_of(text: str) -> int | None:
         amount = Decimal(text)
     except InvalidOperation:
         return None
-    # Exponents are checked first: quantising 1e999999999 would build the number.
-    if not amount.is_finite() or (amount and not -30 < amount.adjusted() < 17):
+    if not amount.is_finite():
+        return None
+    # The exponent goes first: quantising 1e999999999 would write out the number.
+    if amount.adjusted() < -3:
+        return 0
+    if amount.adjusted() > 16:
         return None
     cents = int(amount.quantize(Decimal("0.01"), ROUND_HALF_EVEN).scaleb(2))
     return cents if abs(cents) <= MAX_ID else None
