@@ -38,7 +38,10 @@ def view_schema(view: FeatureView) -> dg.TableSchema:
         dg.TableColumn("transaction_id", "int64", description="Order the features are as of"),
         dg.TableColumn("known_ts", "int64", description="As-of time (microseconds, UTC)"),
     ]
-    features = [dg.TableColumn(f.name, "float", description=f.description) for f in view.features]
+    features = [
+        dg.TableColumn(f.name, "float", description=f"{f.description} ({f.unit})" if f.unit else f.description)
+        for f in view.emitted
+    ]
     return dg.TableSchema(columns=[*keys, *features])
 
 

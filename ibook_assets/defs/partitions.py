@@ -14,6 +14,10 @@ FEATURES: Final = "features"
 TRUTH: Final = "truth"
 SERVING: Final = "serving"
 
+DATA_PLATFORM: Final = "team:data-platform"
+ML_PLATFORM: Final = "team:ml-platform"
+FRAUD_SCIENCE: Final = "team:fraud-science"
+
 SINGLE_RUN: Final = dg.BackfillPolicy.single_run()
 """A backfill of many days is one run: the day loop is inside the asset, where caches live."""
 

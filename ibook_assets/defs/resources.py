@@ -1,17 +1,13 @@
 """Resources of the graph: each wraps one store, so that tests and deployments swap it."""
 
-from datetime import date
-from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
-import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import EVENTS, TableSpec
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.online_writer import OnlineWriter
 from ibook_assets.stores.promotions import PromotionLog
 
 
@@ -20,18 +16,32 @@ class LakeResource(dg.ConfigurableResource["LakeResource"]):
 
     uri: str = Field(description="A folder or s3://bucket/prefix")
     endpoint_url: str | None = Field(default=None, description="Endpoint of an S3-compatible store")
+    _blobs: Blobs | None = PrivateAttr(default=None)
 
-    @cached_property
+    @property
     def blobs(self) -> Blobs:
         """The object store below the tables."""
-        return open_blobs(self.uri, endpoint_url=self.endpoint_url)
+        if self._blobs is None:
+            self._blobs = open_blobs(self.uri, endpoint_url=self.endpoint_url)
+        return self._blobs
 
-    @cached_property
+    @property
     def tables(self) -> Lake:
         """The tables."""
         return Lake(self.blobs)
 
-    @cached_property
+    @property
     def promotions(self) -> PromotionLog:
         """The promotion log."""
         return PromotionLog(self.blobs)
+
+
+class OnlineResource(dg.ConfigurableResource["OnlineResource"]):
+    """The embedded online store's snapshots."""
+
+    path: str = Field(description="Folder of the published snapshots")
+
+    @property
+    def writer(self) -> OnlineWriter:
+        """Publishes snapshots."""
+        return OnlineWriter(Path(self.path))

@@ -1,0 +1,95 @@
+"""Run `dagster asset materialize` as a user would, and show how far it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import dagster as dg
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from ibook_assets.cli.console import console
+from ibook_assets.cli.processes import child
+from ibook_assets.core.errors import IbookError
+
+MODULE: Final = "ibook_assets.definitions"
+
+_POLL_SECONDS: Final = 0.5
+
+
+class MaterialisationFailedError(IbookError):
+    """A Dagster run of the demo failed."""
+
+
+def materialise(
+    keys: Sequence[dg.AssetKey], *, log: Path, days: tuple[str, str] | None = None
+) -> None:
+    """Materialise `keys`, for the partitions of the first to the last of `days` where given.
+
+    Raises:
+        MaterialisationFailedError: the run failed; the message ends with its last errors.
+    """
+    select = ",".join(f'key:"{key.to_user_string()}"' for key in keys)
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", MODULE]
+    command += ["--select", select]
+    if days:
+        command += ["--partition-range", "...".join(days)]
+    started = time.time()
+    with dg.DagsterInstance.get() as instance, child("dagster", command, log=log) as run:
+        with _progress() as progress:
+            task = progress.add_task("starting Dagster", total=len(keys))
+            while run.process.poll() is None:
+                _update(progress, task, _steps(instance, since=started))
+                time.sleep(_POLL_SECONDS)
+            done = _steps(instance, since=started)
+            _update(progress, task, done)
+            progress.update(task, description="done" if run.process.returncode == 0 else "failed")
+        if run.process.returncode != 0:
+            msg = f"materialising {select} failed; the whole log is {log}. It ends:\n{run.tail(40)}"
+            raise MaterialisationFailedError(msg)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+    )
+
+
+def _steps(instance: dg.DagsterInstance, *, since: float) -> list[tuple[str, bool]]:
+    """`(step, finished)` of the newest run that began after `since`, in the order they began."""
+    newest = instance.get_run_records(limit=1)
+    if not newest or newest[0].create_timestamp.timestamp() < since - 1:
+        return []
+    events = instance.get_records_for_run(
+        newest[0].dagster_run.run_id,
+        of_type={dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS},
+    )
+    steps: dict[str, bool] = {}
+    for record in events.records:
+        event = record.event_log_entry.dagster_event
+        if event is not None and event.step_key:
+            steps[event.step_key] = event.event_type == dg.DagsterEventType.STEP_SUCCESS
+    return list(steps.items())
+
+
+def _update(progress: Progress, task: TaskID, steps: Sequence[tuple[str, bool]]) -> None:
+    running = [name.replace("__", "/") for name, finished in steps if not finished]
+    progress.update(task, completed=sum(finished for _, finished in steps))
+    if running:
+        progress.update(task, description=running[-1])

@@ -1,0 +1,89 @@
+"""`ibook promote`, `rollback`, `history`: what serves, since when, and who decided it."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ibook_assets.cli.console import console, explains_errors, print_json, settings
+from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.use_cases import USE_CASES, use_case_named
+from ibook_assets.stores.blobs import open_blobs
+from ibook_assets.stores.promotions import PromotionLog
+
+UseCaseName = Annotated[str, typer.Argument(help=f"One of: {', '.join(USE_CASES)}.")]
+Reason = Annotated[str, typer.Option(help="Why; kept in the record.")]
+Actor = Annotated[str | None, typer.Option(help="Who; your login name without it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
+
+
+@explains_errors
+def promote(
+    use_case: UseCaseName,
+    reason: Reason,
+    version: Annotated[
+        str | None, typer.Option(help="A trained version; the newest without it.")
+    ] = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a trained model against the champion once more and, if the gate opens, promote it."""
+    from ibook_assets.training.promote import promote_candidate
+
+    record = promote_candidate(
+        settings(),
+        use_case_named(use_case),
+        version=version,
+        actor=actor or getpass.getuser(),
+        reason=reason,
+    )
+    _show([record], as_json=as_json)
+
+
+@explains_errors
+def rollback(
+    use_case: UseCaseName,
+    reason: Reason,
+    to: Annotated[
+        str | None, typer.Option(help="An earlier version; the previous champion without it.")
+    ] = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring back an earlier champion. Servers follow within a second."""
+    record = _log().rollback(
+        use_case_named(use_case).name, to=to, actor=actor or getpass.getuser(), reason=reason
+    )
+    _show([record], as_json=as_json)
+
+
+@explains_errors
+def history(use_case: UseCaseName, as_json: AsJson = False) -> None:
+    """List promotions and rollbacks, oldest first, after verifying their hash chain."""
+    _show(_log().history(use_case_named(use_case).name), as_json=as_json)
+
+
+def _log() -> PromotionLog:
+    config = settings()
+    return PromotionLog(open_blobs(config.lake, endpoint_url=config.s3_endpoint_url))
+
+
+def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+        return
+    table = Table("entry", "action", "model", "before", "actor", "reason", "when")
+    for record in records:
+        table.add_row(
+            str(record.sequence),
+            record.action,
+            record.model.model_version,
+            record.previous_version or "",
+            record.actor,
+            record.reason,
+            f"{record.promoted_at:%Y-%m-%d %H:%M:%S} UTC",
+        )
+    console.print(table)

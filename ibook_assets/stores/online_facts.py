@@ -1,0 +1,44 @@
+"""The facts that the online store must hold, read out of the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+
+from ibook_assets.core.features.catalog import FEATURE_VIEWS
+from ibook_assets.core.features.engine import lookback_us, required_columns, required_sources
+from ibook_assets.core.features.spec import SOURCES
+from ibook_assets.core.tables import EVENTS
+from ibook_assets.core.times import DAY_US, day_start_us
+from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.training_data import unbroken_days
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineFacts:
+    """Fact tables by name, the catalogue, and the moment they are complete up to."""
+
+    sources: Mapping[str, pa.Table]
+    events: pa.Table
+    as_of_us: int
+
+
+def read_online_facts(lake: Lake) -> OnlineFacts:
+    """Everything within the longest window before the end of the last day of facts."""
+    days = unbroken_days(lake, "facts/transactions")
+    as_of_us = day_start_us(date.fromisoformat(days[-1])) + DAY_US
+    horizon_days = -(-max(map(lookback_us, FEATURE_VIEWS)) // DAY_US)
+    recent = days[-horizon_days:]
+    sources = {
+        name: lake.read(f"facts/{name}", recent, columns=_columns(name), spec=SOURCES[name])
+        for name in {source for view in FEATURE_VIEWS for source in required_sources(view)}
+    }
+    return OnlineFacts(sources, lake.read("raw/events", spec=EVENTS), as_of_us)
+
+
+def _columns(source: str) -> list[str]:
+    needed = {name for view in FEATURE_VIEWS for name in required_columns(view, source)}
+    return [name for name in SOURCES[source].column_names if name in needed]
