@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -29,36 +29,12 @@ from ibook_assets.core.features.packing import (
     source_columns,
 )
 from ibook_assets.core.features.plan import GroupPlan, Plan, layouts_of, plan_view
-from ibook_assets.core.features.spec import SOURCES, FeatureView, Transform
+from ibook_assets.core.features.spec import SOURCES, FeatureView
 from ibook_assets.core.features.sweep import sweep
-from ibook_assets.core.times import DAY_US, HOUR_US
+from ibook_assets.core.features.transforms import TRANSFORMS
 
 _TILE_ROWS: Final = 8_192
 """Rows finished at a time, so that their operands stay in the cache."""
-
-_EPOCH_WEEKDAY: Final = 3
-"""1970-01-01 was a Thursday; Monday is 0."""
-
-
-def _clock(transform: Transform) -> Callable[[Ints], Ints]:
-    def weekday(times: Ints) -> Ints:
-        return (times // DAY_US + _EPOCH_WEEKDAY) % 7
-
-    def hour(times: Ints) -> Ints:
-        return times // HOUR_US % 24
-
-    return {
-        "value": lambda times: times,
-        "hour_of_day": hour,
-        "day_of_week": weekday,
-        "weekend": lambda times: (weekday(times) >= 5).astype(np.int64),
-        "night": lambda times: (hour(times) < 7).astype(np.int64),
-    }[transform]
-
-
-def transformed(values: Ints, transform: Transform) -> Ints:
-    """`values` read by `transform`; MISSING stays MISSING."""
-    return np.where(values < 0, MISSING, _clock(transform)(values))
 
 
 def lookback_us(view: FeatureView) -> int:
@@ -163,7 +139,7 @@ def _tiles(plan: Plan, queries: pa.Table) -> Iterator[npt.NDArray[np.int64]]:
         for k, (name, transform) in enumerate(plan.row_operands):
             if name in names:
                 values = column_integers(batch, FACT_TRANSACTIONS, name)
-                tile[:, k] = transformed(values, transform)
+                tile[:, k] = np.where(values < 0, MISSING, TRANSFORMS[transform](values))
         yield tile
 
 

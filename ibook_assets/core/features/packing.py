@@ -166,55 +166,86 @@ def pack(table: pa.Table, layout: Layout, numbers: Ints, count: int) -> tuple[In
 
 
 @compiled
-def _bucket(records: Ints, resolution: int, totals: Mask) -> Ints:
-    """Rows of one key folded into buckets: totals at their end, the largest of each value."""
-    folded = records.copy()
-    rows = 0
-    for i in range(len(records)):
-        bucket = records[i, 0] - records[i, 0] % resolution
-        if rows == 0 or folded[rows - 1, 0] != bucket:
-            folded[rows] = records[i]
-            folded[rows, 0] = bucket
-            rows += 1
-            continue
-        for c in range(1, records.shape[1]):
-            value = records[i, c]
-            folded[rows - 1, c] = value if totals[c] else max(folded[rows - 1, c], value)
-    return folded[:rows]
+def _alive(
+    records: Ints, first: int, end: int, as_of: int, horizon: int, cap: int
+) -> tuple[int, int]:
+    """The rows among `[first, end)` that can still count at `as_of` or later."""
+    while end > first and records[end - 1, 0] >= as_of:
+        end -= 1
+    start = end
+    while start > first and records[start - 1, 0] >= as_of - horizon:
+        start -= 1
+    if cap > 0:
+        start = max(start, end - cap)
+    return start, end
 
 
 @compiled
-def _trim(
-    records: Ints, starts: Ints, key: int, as_of: int, horizon: int, cap: int, totals: Mask
-) -> Ints:
-    """One key's rows that can still count, after an anchor row that totals start from."""
-    end = starts[key + 1]
-    while end > starts[key] and records[end - 1, 0] >= as_of:
-        end -= 1
-    first = end
-    while first > starts[key] and records[first - 1, 0] >= as_of - horizon:
-        first -= 1
-    if cap > 0:
-        first = max(first, end - cap)
-    kept = records[first - 1 : end].copy()
-    for c in range(records.shape[1]):
-        base = kept[0, c]
-        kept[0, c] = 0
-        if totals[c]:
-            for i in range(1, len(kept)):
-                kept[i, c] -= base
-    return kept
+def _copy_alive(
+    records: Ints, rows: tuple[int, int], resolution: int, totals: Mask, kept: Ints, at: int
+) -> int:
+    """Write an anchor of zeros and the rows, folded into buckets; returns where they end."""
+    anchor = at
+    kept[anchor] = 0
+    for i in range(rows[0], rows[1]):
+        time = records[i, 0]
+        if resolution > 0:
+            time -= time % resolution
+        fold = resolution > 0 and at > anchor and kept[at, 0] == time
+        if not fold:
+            at += 1
+            kept[at, 0] = time
+        for c in range(1, records.shape[1]):
+            value = records[i, c]
+            if totals[c]:
+                kept[at, c] = value - records[rows[0] - 1, c]
+            else:
+                kept[at, c] = max(value, kept[at, c]) if fold else value
+    return at + 1
 
 
-def key_records(records: Ints, starts: Ints, key: int, layout: Layout, as_of_us: int) -> Ints:
-    """What a store keeps of key number `key`: rows (n + 1, width) known before `as_of_us`.
+@compiled
+def _keep_alive(
+    records: Ints,
+    starts: Ints,
+    as_of: int,
+    bounds: tuple[int, int, int],
+    totals: Mask,
+    kept: Ints,
+    kept_starts: Ints,
+) -> None:
+    horizon, cap, resolution = bounds
+    at = 0
+    for key in range(len(starts) - 1):
+        kept_starts[key] = at
+        rows = _alive(records, starts[key], starts[key + 1], as_of, horizon, cap)
+        if rows[0] < rows[1]:
+            at = _copy_alive(records, rows, resolution, totals, kept, at)
+    kept_starts[len(starts) - 1] = at
 
-    Row 0 is an anchor of zeros; rows beyond the layout's horizon and cap are dropped, and a
-    resolution folds the rest into buckets.
+
+def keep_alive(records: Ints, starts: Ints, layout: Layout, as_of_us: int) -> tuple[Ints, Ints]:
+    """What a store keeps of every key as of `as_of_us`: packed rows and where each key's start.
+
+    A key's rows follow an anchor row of zeros that its totals start from. Rows known at or after
+    `as_of_us`, beyond the horizon or beyond the cap are dropped, and a resolution folds the rest
+    into buckets; a key without rows keeps nothing, not even an anchor.
     """
-    totals = layout.flags(total=True)
-    kept = _trim(records, starts, key, as_of_us, layout.horizon_us, layout.cap, totals)
-    if layout.resolution_us == 0 or len(kept) == 1:
-        return kept
-    folded = _bucket(kept[1:], layout.resolution_us, totals)
-    return np.concatenate([kept[:1], folded])
+    kept = np.empty((len(records) + len(starts), layout.width), np.int64)
+    kept_starts = np.empty(len(starts), np.int64)
+    bounds = (layout.horizon_us, layout.cap, layout.resolution_us)
+    _keep_alive(records, starts, as_of_us, bounds, layout.flags(total=True), kept, kept_starts)
+    return kept[: kept_starts[-1]], kept_starts
+
+
+def pack_keys(table: pa.Table, layout: Layout, as_of_us: int) -> tuple[Ints, Ints, Ints]:
+    """The records of every entity in `table` as of `as_of_us`, in order of their ids.
+
+    Returns:
+        ids (keys,) ascending, kept (rows, width) and starts (keys + 1,) as `keep_alive` has them.
+    """
+    ids = column_integers(table, SOURCES[layout.source], ENTITY_COLUMNS[layout.entity])
+    different = np.unique(ids[ids >= 0])
+    numbers = np.where(ids >= 0, np.searchsorted(different, ids), MISSING)
+    records, starts = pack(table, layout, numbers, len(different))
+    return different, *keep_alive(records, starts, layout, as_of_us)

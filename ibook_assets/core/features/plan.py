@@ -6,7 +6,7 @@ Specs become data rather than generated code, so the kernels compile once whatev
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -136,10 +136,10 @@ class Plan:
     """(features, 6): operands a, b, c, d (-1 is none) and integers p, q of
     `(a * b - c + p) / (d + q)`."""
 
-    @property
-    def operand_count(self) -> int:
-        """Aggregates and request columns together."""
-        return sum(len(g.aggregates) for g in self.groups) + len(self.row_operands)
+    def without(self, absent: Sequence[Iterable[RecordColumn] | None]) -> Plan:
+        """The plan when, per group, these record columns do not exist; see GroupPlan.without."""
+        groups = (g.without(a) for g, a in zip(self.groups, absent, strict=True))
+        return replace(self, groups=tuple(groups))
 
 
 def _record_column(aggregation: Aggregation) -> RecordColumn | None:

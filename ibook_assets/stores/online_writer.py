@@ -1,0 +1,221 @@
+"""Publishing the online store: an immutable snapshot, then one atomic pointer swap."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import lmdb
+import numpy as np
+import pyarrow as pa
+
+from ibook_assets.core.arrow import pc
+from ibook_assets.core.errors import ContractError, StoreUnavailableError
+from ibook_assets.core.features.catalog import FEATURE_VIEWS
+from ibook_assets.core.features.kernel import MISSING
+from ibook_assets.core.features.packing import (
+    absent_columns,
+    in_known_order,
+    integers,
+    pack_keys,
+)
+from ibook_assets.core.features.plan import Layout, layouts_of
+from ibook_assets.core.features.spec import FeatureView
+from ibook_assets.core.tables import CATEGORIES
+from ibook_assets.stores.online_format import (
+    DATA,
+    EVENT_ATTRIBUTES,
+    EVENT_PREFIX,
+    FORMAT,
+    LEASE,
+    META,
+    POINTER,
+    STAGING_PREFIX,
+    SnapshotMeta,
+    file_sha256,
+    key_of,
+)
+
+_OVERHEAD: Final = 64
+"""Bytes a record costs beside itself, generously; large ones also round up to pages."""
+_PAGE: Final = 4_096
+_SPARE: Final = 1 << 22
+
+Item = tuple[bytes, bytes | memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A snapshot that readers now see."""
+
+    snapshot_id: str
+    as_of_us: int
+    entities: int
+    """Records of all entity kinds together."""
+    bytes: int
+
+
+class OnlineWriter:
+    """Publishes snapshots below `root`; `keep` of them stay, and any that is still read."""
+
+    def __init__(self, root: Path, *, keep: int = 2) -> None:
+        if keep < 1:
+            msg = f"keep is {keep}; the current snapshot must stay, so it is at least 1"
+            raise ContractError(msg)
+        self._root = root
+        self._keep = keep
+
+    def publish(
+        self,
+        sources: Mapping[str, pa.Table | None],
+        events: pa.Table | None,
+        *,
+        as_of_us: int,
+        views: Sequence[FeatureView] = FEATURE_VIEWS,
+    ) -> Published:
+        """Make everything known before `as_of_us` what readers see.
+
+        Args:
+            sources: fact tables by name; None declares one that does not exist.
+            events: the catalogue (tables.EVENTS), or None.
+            as_of_us: facts at or after it are left out.
+            views: what must be answerable.
+
+        Raises:
+            ContractError: a source is missing or has wrong columns.
+            StoreUnavailableError: the disk is full or refuses; readers keep the old snapshot.
+        """
+        layouts = layouts_of(views)
+        missing = {layout.source for layout in layouts} - sources.keys()
+        if missing:
+            msg = f"publish needs {sorted(missing)}; pass None for a table that does not exist"
+            raise ContractError(msg)
+        ordered = {n: None if t is None else in_known_order(t, n) for n, t in sources.items()}
+        staging = self._root / f"{STAGING_PREFIX}{uuid4().hex}"
+        try:
+            staging.mkdir(parents=True)
+            entities = _write_records(staging, layouts, ordered, events, as_of_us)
+            meta = SnapshotMeta(
+                format=FORMAT,
+                as_of_us=as_of_us,
+                spec_hashes={view.name: view.spec_hash for view in views},
+                layouts=layouts,
+                absent=tuple(_absent_positions(x, ordered[x.source]) for x in layouts),
+                entities=entities,
+                data_sha256=file_sha256(staging / DATA),
+            )
+            return self._reveal(staging, meta)
+        except (OSError, lmdb.Error) as error:
+            msg = f"cannot publish below {self._root}: {error}. Free space or mend it, then retry"
+            raise StoreUnavailableError(msg) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _reveal(self, staging: Path, meta: SnapshotMeta) -> Published:
+        size = (staging / DATA).stat().st_size
+        _write_durably(staging / META, meta.encoded())
+        _write_durably(staging / LEASE, b"")
+        _sync(staging)
+        folder = self._root / meta.snapshot_id
+        if not folder.exists():
+            staging.rename(folder)
+            _sync(self._root)
+        swap = self._root / f"{STAGING_PREFIX}{uuid4().hex}"
+        _write_durably(swap, meta.snapshot_id.encode())
+        swap.replace(self._root / POINTER)
+        _sync(self._root)
+        self._collect(folder)
+        return Published(meta.snapshot_id, meta.as_of_us, meta.entities, size)
+
+    def _collect(self, current: Path) -> None:
+        """Delete snapshots that are neither among the newest nor locked by a reader."""
+        others = [p.parent for p in self._root.glob(f"*/{META}") if p.parent != current]
+        others.sort(key=lambda folder: (folder / META).stat().st_mtime_ns, reverse=True)
+        for folder in others[self._keep - 1 :]:
+            with (folder / LEASE).open("rb") as lease:
+                try:
+                    fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                shutil.rmtree(folder)
+
+
+def _absent_positions(layout: Layout, table: pa.Table | None) -> tuple[int, ...] | None:
+    absent = absent_columns(layout, table)
+    return None if absent is None else tuple(layout.columns.index(c) for c in absent)
+
+
+def _write_records(
+    staging: Path,
+    layouts: Sequence[Layout],
+    sources: Mapping[str, pa.Table | None],
+    events: pa.Table | None,
+    as_of_us: int,
+) -> int:
+    groups: list[tuple[bytes, list[Item]]] = []
+    for number, layout in enumerate(layouts):
+        table = sources[layout.source]
+        if table is not None and absent_columns(layout, table) is not None:
+            prefix = bytes([number])
+            groups.append((prefix, list(_records(prefix, table, layout, as_of_us))))
+    if events is not None:
+        groups.append((EVENT_PREFIX, list(_attributes(events))))
+    sizes = [_stored_bytes(len(value)) for _, items in groups for _, value in items]
+    environment = lmdb.open(
+        str(staging), map_size=2 * sum(sizes) + _SPARE, lock=False, max_dbs=0, sync=True
+    )
+    try:
+        with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
+            cursor.putmulti(itertools.chain.from_iterable(i for _, i in groups), append=True)
+    finally:
+        environment.close()
+    return len(sizes)
+
+
+def _stored_bytes(length: int) -> int:
+    stored = length + _OVERHEAD
+    return stored if stored < _PAGE // 2 else -(-stored // _PAGE) * _PAGE
+
+
+def _records(prefix: bytes, table: pa.Table, layout: Layout, as_of_us: int) -> Iterator[Item]:
+    ids, kept, starts = pack_keys(table, layout, as_of_us)
+    data = kept.reshape(-1).view(np.uint8).data
+    row_bytes = 8 * layout.width
+    offsets = (starts * row_bytes).tolist()
+    for entity_id, first, end in zip(ids.tolist(), offsets, offsets[1:], strict=False):
+        if first < end:
+            yield key_of(prefix, entity_id), data[first:end]
+
+
+def _attributes(events: pa.Table) -> Iterator[Item]:
+    category = pc.index_in(events["category"], value_set=pa.array(CATEGORIES))
+    known = events.append_column("category_code", pc.cast(category, pa.int64()))
+    ids = integers(known["event_id"], None, "event_id")
+    packed = np.full((len(ids), len(EVENT_ATTRIBUTES)), MISSING, np.int64)
+    for k, name in enumerate(EVENT_ATTRIBUTES):
+        if name in known.column_names:
+            packed[:, k] = integers(known[name], None, name)
+    for row in np.argsort(ids, kind="stable").tolist():
+        yield key_of(EVENT_PREFIX, int(ids[row])), packed[row].tobytes()
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
