@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import pyarrow as pa
@@ -20,6 +21,29 @@ MIN_REJECTED_ROWS: Final = 20
 
 OFFENDERS_SHOWN: Final = 5
 """Offending values an error message quotes for each reason."""
+
+RULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "null": "a required value is missing, or is spelled as missing",
+        "not_an_amount": "text that is no number, NaN, infinite, or above 63 bits of cents",
+        "not_a_whole_number": "a fraction, infinite, or text that is no whole number",
+        "not_a_flag": "neither yes nor no",
+        "not_finite": "NaN or infinite where a probability belongs",
+        "decimal_id": "an id written `12.0`: it went through a float and would become another id",
+        "out_of_range": "an id that is negative, fractional or above 63 bits",
+        "unreadable_time": "text that is no ISO 8601 time, or a date that does not exist",
+        "nonexistent_local_time": "a local time that the clocks skipped; the zone is wrong",
+        "below_minimum": "less than the column's least value, such as a negative amount",
+        "above_maximum": "more than the column's greatest value",
+        "unknown_category": "outside the column's closed set",
+        "after_known": "happened later than it was known, by more than clocks may differ",
+        "in_the_future": "known later than now, by more than clocks may differ",
+        "other_day": "known on another day than the partition's",
+        "conflicting_duplicate": "contradicts an earlier known row of the same key",
+        "wrong_number_of_columns": "a CSV line with too few or too many fields",
+    }
+)
+"""Why a row is quarantined. A reason is `column:rule`; the first broken rule of a row is named."""
 
 _PROVENANCE: Final = (
     Column("reason", pa.string(), "Column and the rule its value broke, `column:rule`"),

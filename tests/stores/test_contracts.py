@@ -15,6 +15,7 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.core.quarantine import (
     MAX_REJECTED_SHARE,
     MIN_REJECTED_ROWS,
+    RULES,
     quarantine_spec,
     reason_counts,
 )
@@ -82,6 +83,7 @@ def test_a_bad_row_is_quarantined_with_its_reason(changed: dict[str, Any], reaso
     found = _validated(_row(1), _row(2, **changed), _row(3))
     assert found.accepted["transaction_id"].to_pylist() == [1, 3]
     assert found.counts == {reason: 1}
+    assert reason.partition(":")[2] in RULES
     kept = found.quarantined.to_pylist()[0]
     column = reason.partition(":")[0]
     assert kept["source"] == "day"

@@ -14,6 +14,7 @@ import pytest
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.ids import entity_id
 from ibook_assets.core.mapping import ColumnMapping
+from ibook_assets.core.quarantine import RULES
 from ibook_assets.core.tables import OUTCOMES, TRANSACTIONS
 from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_assets.stores.contracts import validate
@@ -143,6 +144,7 @@ def test_an_unreadable_value_is_quarantined_with_its_text(
     found = _read(_write(tmp_path / "tx.csv", (*ROWS, tuple(row.values()))))
     rejected = found.rejected.to_pylist()
     assert [r["reason"] for r in rejected] == [reason]
+    assert reason.partition(":")[2] in RULES
     assert (rejected[0]["source"], rejected[0]["source_row"]) == ("tx.csv", 3)
     assert not value or value in rejected[0].values()
     assert found.transactions.num_rows + found.rejected.num_rows == found.rows == 4
