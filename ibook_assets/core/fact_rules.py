@@ -48,6 +48,7 @@ from ibook_assets.core.tables import (
     VIEWS,
     TableSpec,
 )
+from ibook_assets.core.times import DAY_US
 
 ID_LOOKBACK_DAYS: Final = 7
 """Days before its own in which a row's id makes it a repetition. An id that returns later than
@@ -149,7 +150,8 @@ def _first_known(
 def _with_entities(
     kept: pa.Table, counts: dict[str, int], spec: TableSpec, *, orders: pa.Table
 ) -> Facts:
-    first_known = orders.take(deduplicate(orders, _ORDERS).kept)
+    reached = _within_reach(orders, kept)
+    first_known = reached.take(deduplicate(reached, _ORDERS).kept)
     at = _positions_of(kept["transaction_id"], first_known["transaction_id"])
     # An order that became known after this row could not have told the row's entities.
     order_ts = integers(_taken(first_known["known_ts"], at), null=0)
@@ -158,6 +160,15 @@ def _with_entities(
     columns |= {name: _taken(first_known[name], at) for name in ENTITY_COLUMNS.values()}
     counts["orphans"] = int(np.count_nonzero(at < 0))
     return Facts(_stored(columns, spec), counts)
+
+
+def _within_reach(orders: pa.Table, rows: pa.Table) -> pa.Table:
+    """Orders that the look-back of the rows' day covers, however many the caller has read."""
+    if rows.num_rows == 0:
+        return orders.slice(0, 0)
+    day_us = integers(rows["known_ts"], null=0)[0] // DAY_US * DAY_US
+    known_us = integers(orders["known_ts"], null=0)
+    return orders.filter(array(known_us >= day_us - ORDER_LOOKBACK_DAYS * DAY_US))
 
 
 _ORDERS: Final = TableSpec(

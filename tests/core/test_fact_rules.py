@@ -12,6 +12,7 @@ from ibook_assets.core.arrow import Array
 from ibook_assets.core.fact_rules import (
     ID_LOOKBACK_DAYS,
     ORDER_COLUMNS,
+    ORDER_LOOKBACK_DAYS,
     Facts,
     build_outcomes,
     build_refunds,
@@ -172,6 +173,18 @@ def test_orders_that_no_row_names_change_nothing() -> None:
     few = build_outcomes(raw, orders=_orders(_order(1, 6)))
     many = build_outcomes(raw, orders=_orders(*(_order(i, 6) for i in range(20))))
     assert _bytes(few.table) == _bytes(many.table)
+
+
+@pytest.mark.parametrize(
+    ("known_day", "user"), [(0, None), (1, 8)], ids=["beyond the look-back", "its first day"]
+)
+def test_orders_beyond_the_look_back_change_nothing(known_day: int, user: int | None) -> None:
+    # A caller that builds many days at once reads more than one day needs.
+    known_ts = (1 + ORDER_LOOKBACK_DAYS) * DAY_US
+    row = {"transaction_id": 1, "known_ts": known_ts, "is_fraud": 1, "amount_cents": 100}
+    first = _order(1, known_day * DAY_US, user_id=8)
+    facts = build_outcomes(_table([row], OUTCOMES), orders=_orders(first))
+    assert facts.table["user_id"].to_pylist() == [user]
 
 
 def test_a_refund_returns_once_and_knows_its_order() -> None:
