@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar, cast
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import numba
 import numpy as np
@@ -23,23 +25,50 @@ NEVER: Final = 2**62
 
 _HASH: Final = np.uint64(0x9E3779B97F4A7C15)
 
+# Numba's own annotations refuse options that it takes.
+_njit: Any = numba.njit
+_config: Any = numba.config
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+def _cache_folder() -> str:
+    # Numba dates cached code by the function's own file. Ours call across files, so the folder is
+    # named by the hash of them all: a change in one can never leave another's old code in use.
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    base = _config.CACHE_DIR or Path(__file__).parent / "__pycache__"
+    return str(Path(base) / f"kernels-{digest[:16]}")
+
+
+_CACHE_FOLDER: Final = _cache_folder()
+
+
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """`function` as machine code: compiled on first use, cached on disk, without the GIL."""
-    jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+    elsewhere = _config.CACHE_DIR
+    _config.CACHE_DIR = _CACHE_FOLDER
+    try:
+        jit = _njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        _config.CACHE_DIR = elsewhere
+    return cast("Callable[_P, _R]", jit)
+
+
+def inner(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function` as machine code for compiled callers only; it becomes part of their cache."""
+    jit = _njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
     return cast("Callable[_P, _R]", jit(function))
 
 
-@compiled
+@inner
 def _slot(key: int, bits: int) -> int:
     mixed = np.uint64(key) * _HASH
     return int(np.int64(mixed >> np.uint64(64 - bits)))
 
 
-@compiled
+@inner
 def _insert(table: Ints, key: int, number: int, bits: int) -> int:
     mask = (1 << bits) - 1
     at = _slot(key, bits)
@@ -51,7 +80,7 @@ def _insert(table: Ints, key: int, number: int, bits: int) -> int:
     return int(table[at, 1])
 
 
-@compiled
+@inner
 def _doubled(table: Ints, bits: int) -> Ints:
     wider = np.full((1 << (bits + 1), 2), MISSING, np.int64)
     for at in range(len(table)):
@@ -112,7 +141,7 @@ def group_starts(numbers: Ints, count: int, first: int) -> Ints:
     return starts
 
 
-@compiled
+@inner
 def table_bits(rows: int) -> int:
     """log2 of the hash table that holds `rows` values at most half full."""
     bits = 1
@@ -121,7 +150,7 @@ def table_bits(rows: int) -> int:
     return bits
 
 
-@compiled
+@inner
 def link_values(records: Ints, first: int, end: int, column: int, table: Ints, links: Ints) -> None:
     """Where each row's value was before and will be next, within rows `[first, end)`.
 
@@ -149,7 +178,7 @@ def link_values(records: Ints, first: int, end: int, column: int, table: Ints, l
         table[at] = i
 
 
-@compiled
+@inner
 def most_frequent(counts: Ints) -> int:
     """The smallest code with the highest count; MISSING when all are 0."""
     best = 0
@@ -161,7 +190,7 @@ def most_frequent(counts: Ints) -> int:
     return code
 
 
-@compiled
+@inner
 def evaluate(operands: Ints, instruction: Ints) -> float:
     """One value: integers throughout, then one division; NaN when undefined."""
     numerator = operands[instruction[0]]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ibook_assets.core.arrow import Column, Mask, pc
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.facts import ENTITY_COLUMNS
-from ibook_assets.core.features.kernel import MISSING, Ints, compiled, group_starts
+from ibook_assets.core.features.kernel import MISSING, Ints, compiled, group_starts, inner
 from ibook_assets.core.features.plan import Layout, RecordColumn
 from ibook_assets.core.features.spec import SOURCES, codes_of
 from ibook_assets.core.tables import TableSpec
@@ -165,7 +165,7 @@ def pack(table: pa.Table, layout: Layout, numbers: Ints, count: int) -> tuple[In
     return records, starts
 
 
-@compiled
+@inner
 def _alive(
     records: Ints, first: int, end: int, as_of: int, horizon: int, cap: int
 ) -> tuple[int, int]:
@@ -180,13 +180,14 @@ def _alive(
     return start, end
 
 
-@compiled
+@inner
 def _copy_alive(
     records: Ints, rows: tuple[int, int], resolution: int, totals: Mask, kept: Ints, at: int
 ) -> int:
     """Write an anchor of zeros and the rows, folded into buckets; returns where they end."""
     anchor = at
-    kept[anchor] = 0
+    for c in range(records.shape[1]):
+        kept[anchor, c] = 0
     for i in range(rows[0], rows[1]):
         time = records[i, 0]
         if resolution > 0:

@@ -16,6 +16,7 @@ from ibook_assets.core.features.kernel import (
     Ints,
     compiled,
     evaluate,
+    inner,
     link_values,
     most_frequent,
     table_bits,
@@ -39,7 +40,7 @@ NO_ENTITY: Final = -2
 """Record length when the request names no entity: everything about it is undefined."""
 
 
-@compiled
+@inner
 def _first_at(records: Ints, time: int) -> int:
     """The first row, after the anchor, that is not before `time`."""
     low = 1
@@ -53,7 +54,7 @@ def _first_at(records: Ints, time: int) -> int:
     return low
 
 
-@compiled
+@inner
 def _distinct(records: Ints, column: int, lo: int, hi: int) -> int:
     links = np.empty((hi - lo, 2), np.int64)
     table = np.full(1 << table_bits(hi - lo), MISSING, np.int64)
@@ -65,7 +66,7 @@ def _distinct(records: Ints, column: int, lo: int, hi: int) -> int:
     return count
 
 
-@compiled
+@inner
 def _latest(records: Ints, column: int, lo: int, hi: int) -> int:
     for i in range(hi - 1, lo - 1, -1):
         if records[i, column] >= 0:
@@ -73,7 +74,7 @@ def _latest(records: Ints, column: int, lo: int, hi: int) -> int:
     return MISSING
 
 
-@compiled
+@inner
 def _mode(records: Ints, column: int, lo: int, hi: int) -> int:
     counts = np.zeros(MODE_CODES, np.int64)
     for i in range(lo, hi):
@@ -82,7 +83,7 @@ def _mode(records: Ints, column: int, lo: int, hi: int) -> int:
     return most_frequent(counts)
 
 
-@compiled
+@inner
 def _largest(records: Ints, column: int, lo: int, hi: int) -> int:
     largest = MISSING
     for i in range(lo, hi):
@@ -90,7 +91,7 @@ def _largest(records: Ints, column: int, lo: int, hi: int) -> int:
     return largest
 
 
-@compiled
+@inner
 def _scanned(records: Ints, function: int, column: int, lo: int, hi: int, time: int) -> int:
     """The functions that look at every row of their window."""
     if function == MAX:
@@ -103,7 +104,7 @@ def _scanned(records: Ints, function: int, column: int, lo: int, hi: int, time: 
     return time - latest if function == SINCE and latest >= 0 else latest
 
 
-@compiled
+@inner
 def _aggregate(records: Ints, function: int, column: int, lo: int, hi: int, time: int) -> int:
     if function == ABSENT:
         return MISSING
@@ -114,7 +115,7 @@ def _aggregate(records: Ints, function: int, column: int, lo: int, hi: int, time
     return _scanned(records, function, column, lo, hi, time)
 
 
-@compiled
+@inner
 def _aggregate_group(
     records: Ints, time: int, resolution: int, spans: Ints, aggregates: Ints, operands: Ints
 ) -> None:
@@ -149,7 +150,8 @@ def _answer(
             width, resolution, first, end = groups[g, 0], groups[g, 1], groups[g, 2], groups[g, 3]
             start, length = places[row, g, 0], places[row, g, 1]
             if length == NO_ENTITY:
-                operands[first:end] = MISSING
+                for k in range(first, end):
+                    operands[k] = MISSING
                 continue
             records = empty
             if length > 0:
@@ -158,7 +160,8 @@ def _answer(
             _aggregate_group(
                 records, times[row], resolution, own, aggregates[first:end], operands[first:end]
             )
-        operands[len(aggregates) :] = requests[row]
+        for k in range(requests.shape[1]):
+            operands[len(aggregates) + k] = requests[row, k]
         for f in range(len(program)):
             out[row, f] = np.float32(evaluate(operands, program[f]))
 

@@ -11,6 +11,7 @@ from ibook_assets.core.features.kernel import (
     MISSING,
     Ints,
     compiled,
+    inner,
     link_values,
     most_frequent,
     table_bits,
@@ -19,7 +20,7 @@ from ibook_assets.core.features.plan import COUNT, DISTINCT, LAST, MAX, MODE, SI
 from ibook_assets.core.features.spec import MODE_CODES
 
 
-@compiled
+@inner
 def _bound(
     records: Ints, first: int, end: int, queries: Ints, resolution: int, spans: Ints, bounds: Ints
 ) -> None:
@@ -44,13 +45,25 @@ def _bound(
             bounds[2 + j, q] = lo
 
 
-@compiled
+@inner
+def _nothing(values: Ints) -> None:
+    for q in range(len(values)):
+        values[q] = MISSING
+
+
+@inner
+def _counts(his: Ints, los: Ints, values: Ints) -> None:
+    for q in range(len(his)):
+        values[q] = his[q] - los[q]
+
+
+@inner
 def _sums(records: Ints, column: int, his: Ints, los: Ints, values: Ints) -> None:
     for q in range(len(his)):
         values[q] = records[his[q] - 1, column] - records[los[q] - 1, column]
 
 
-@compiled
+@inner
 def _maxima(records: Ints, column: int, his: Ints, los: Ints, values: Ints, stack: Ints) -> None:
     """Sliding maximum; `stack[head:tail]` are the rows that no later row reaches."""
     head = 0
@@ -70,7 +83,7 @@ def _maxima(records: Ints, column: int, his: Ints, los: Ints, values: Ints, stac
         values[q] = records[stack[head], column] if head < tail else MISSING
 
 
-@compiled
+@inner
 def _distincts(links: Ints, first: int, his: Ints, los: Ints, values: Ints) -> None:
     """Sliding distinct count: a row counts when its value is not earlier in the window."""
     count = 0
@@ -88,7 +101,7 @@ def _distincts(links: Ints, first: int, his: Ints, los: Ints, values: Ints) -> N
         values[q] = count
 
 
-@compiled
+@inner
 def _latest(
     records: Ints, first: int, column: int, his: Ints, los: Ints, times: Ints, values: Ints
 ) -> None:
@@ -108,7 +121,7 @@ def _latest(
             values[q] = records[latest, column]
 
 
-@compiled
+@inner
 def _modes(
     records: Ints, first: int, column: int, his: Ints, los: Ints, values: Ints, codes: int
 ) -> None:
@@ -127,7 +140,7 @@ def _modes(
         values[q] = most_frequent(counts)
 
 
-@compiled
+@inner
 def _windowed(
     records: Ints, first: int, aggregate: Ints, bounds: Ints, values: Ints, scratch: Ints
 ) -> None:
@@ -137,7 +150,7 @@ def _windowed(
     his = bounds[1]
     los = bounds[2 + aggregate[1]]
     if function == COUNT:
-        values[:] = his - los
+        _counts(his, los, values)
     elif function == SUM:
         _sums(records, column, his, los, values)
     elif function == MAX:
@@ -149,10 +162,10 @@ def _windowed(
     elif function == MODE:
         _modes(records, first, column, his, los, values, MODE_CODES)
     else:
-        values[:] = MISSING
+        _nothing(values)
 
 
-@compiled
+@inner
 def _longest(starts: Ints) -> int:
     longest = 1
     for key in range(len(starts) - 1):
@@ -160,7 +173,7 @@ def _longest(starts: Ints) -> int:
     return longest
 
 
-@compiled
+@inner
 def _distinct_columns(aggregates: Ints) -> int:
     columns = 0
     last = MISSING
