@@ -3,7 +3,7 @@
 import random
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibook_assets.core.duplicates import deduplicate
@@ -28,6 +28,7 @@ def _kept(rows: list[dict[str, int]]) -> list[dict[str, int]]:
     return table.take(deduplicate(table, REFUNDS).kept).to_pylist()
 
 
+@settings(deadline=None)
 @given(refunds)
 def test_equals_the_definition(rows: list[dict[str, int]]) -> None:
     table = pa.Table.from_pylist(rows, schema=REFUNDS.schema)
@@ -46,6 +47,7 @@ def test_equals_the_definition(rows: list[dict[str, int]]) -> None:
     assert sorted([*split.kept, *split.repeated, *split.conflicting]) == list(range(len(rows)))
 
 
+@settings(deadline=None)
 @given(refunds, st.randoms(use_true_random=False))
 def test_the_order_of_arrival_does_not_matter(
     rows: list[dict[str, int]], shuffler: random.Random
@@ -55,6 +57,7 @@ def test_the_order_of_arrival_does_not_matter(
     assert _kept(shuffled) == _kept(rows)
 
 
+@settings(deadline=None)
 @given(refunds)
 def test_sending_everything_twice_changes_nothing(rows: list[dict[str, int]]) -> None:
     assert _kept(rows + rows) == _kept(rows)

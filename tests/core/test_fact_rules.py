@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibook_assets.core.arrow import Array
@@ -74,6 +74,7 @@ orders = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(orders, st.randoms(use_true_random=False))
 def test_shuffled_rows_give_the_same_bytes(
     rows: list[dict[str, Any]], shuffler: random.Random
@@ -83,11 +84,13 @@ def test_shuffled_rows_give_the_same_bytes(
     assert _bytes(_transactions(shuffled).table) == _bytes(_transactions(rows).table)
 
 
+@settings(deadline=None)
 @given(orders)
 def test_rows_sent_twice_give_the_same_bytes(rows: list[dict[str, Any]]) -> None:
     assert _bytes(_transactions(rows + rows).table) == _bytes(_transactions(rows).table)
 
 
+@settings(deadline=None)
 @given(orders)
 def test_facts_of_facts_are_the_facts(rows: list[dict[str, Any]]) -> None:
     facts = _transactions(rows).table
@@ -98,6 +101,7 @@ def test_facts_of_facts_are_the_facts(rows: list[dict[str, Any]]) -> None:
     assert again.counts["repeated"] == again.counts["conflicting"] == 0
 
 
+@settings(deadline=None)
 @given(orders)
 def test_every_raw_row_is_accounted_for(rows: list[dict[str, Any]]) -> None:
     facts = _transactions(rows, earlier_ids=pa.array([0, 1]))

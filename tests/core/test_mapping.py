@@ -1,7 +1,7 @@
 """Column mapping: what is written is what is read, and every mistake names its way out."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibook_assets.core.errors import ContractError
@@ -34,6 +34,7 @@ def test_reads_the_roles_of_a_public_data_set() -> None:
     assert len(mapping.file_columns) == 6
 
 
+@settings(deadline=None)
 @given(mappings)
 def test_text_round_trip(mapping: ColumnMapping) -> None:
     assert ColumnMapping.parse(str(mapping)) == mapping

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibook_assets.core.arrow import Array
@@ -38,12 +38,14 @@ def _cents(amount: Decimal) -> int:
     return int(amount.quantize(Decimal("0.01"), ROUND_HALF_EVEN) * 100)
 
 
+@settings(deadline=None)
 @given(st.lists(st.decimals(-(10**9), 10**9, places=4, allow_nan=False), min_size=1))
 def test_text_amounts_are_exact_cents(amounts: list[Decimal]) -> None:
     parsed = parse_cents(_text(*map(str, amounts)))
     assert parsed.values.to_pylist() == [_cents(amount) for amount in amounts]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1))
 def test_a_float_amount_is_its_shortest_decimal(amounts: list[float]) -> None:
     parsed = parse_cents(plain(pa.array(amounts)))
@@ -78,6 +80,7 @@ def test_text_that_is_no_amount_is_named() -> None:
     assert _broken(parsed) == {"not_an_amount": [2, 3, 4, 5, 6]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8")) | st.integers(0, MAX_ID).map(str)))
 def test_text_ids_follow_the_platforms_rule(values: list[str]) -> None:
     column = _text(*values)
@@ -88,6 +91,7 @@ def test_text_ids_follow_the_platforms_rule(values: list[str]) -> None:
         assert parsed.values[i].as_py() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_integer_ids_pass_through(values: list[int]) -> None:
     parsed = parse_ids(pa.array(values, pa.int64()))
@@ -114,6 +118,7 @@ offsets = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minute
 moments = st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=offsets)  # noqa: DTZ001
 
 
+@settings(deadline=None)
 @given(st.lists(moments))
 def test_every_value_may_have_a_zone_of_its_own(values: list[datetime]) -> None:
     parsed = parse_times(_text(*(v.isoformat() for v in values)), timezone="Europe/Paris")
