@@ -45,7 +45,8 @@ def entity_id(value: int | str) -> int:
 
 def check_name(value: str, *, what: str) -> str:
     """`value` when it is safe as part of a path or URL, ContractError otherwise."""
-    if not _NAME.match(value):
+    # match() would let a trailing newline through.
+    if not _NAME.fullmatch(value):
         msg = f"{what} {value[:80]!r} is not allowed: use 1 to 64 letters, digits, '_' or '-'"
         raise ContractError(msg)
     return value

@@ -1,0 +1,35 @@
+"""The composition root of serving: settings in, a server out."""
+
+from __future__ import annotations
+
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.use_cases import FRAUD
+from ibook_assets.stores.blobs import open_blobs
+from ibook_serving.following import Follower
+from ibook_serving.history import NoHistory, PublishedHistory
+from ibook_serving.published import PublishedModels
+from ibook_serving.server import ScoringServer, check_bindable
+from ibook_serving.service import ScoringService
+
+
+def build_server(settings: Settings) -> ScoringServer:
+    """A server of what is promoted in the lake of `settings`; it opens no connection yet."""
+    check_bindable(settings.host)
+    return ScoringServer(settings, build_service(settings))
+
+
+def build_service(settings: Settings) -> ScoringService:
+    """The fraud service, to be started in the process that answers."""
+    blobs = open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url)
+    models = PublishedModels(blobs, FRAUD)
+    history = PublishedHistory(settings.online_path, FRAUD.features)
+    return ScoringService(
+        FRAUD.name,
+        champions=Follower("model", models.newest, models.load, hide=blobs.uri),
+        features=Follower(
+            "online_store", history.newest, history.load, hide=str(settings.online_path)
+        ),
+        no_history=NoHistory(),
+        feature_names=FRAUD.features,
+        max_batch_rows=settings.max_batch_rows,
+    )

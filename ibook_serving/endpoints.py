@@ -1,0 +1,235 @@
+"""The HTTP routes: read a body within its limits, hand it to the service, encode the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Sequence
+from typing import Final, get_args
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from ibook_assets.core.settings import Settings
+from ibook_serving import examples
+from ibook_serving.api import (
+    Health,
+    Order,
+    PredictRequest,
+    PredictResponse,
+    Readiness,
+    ReloadRequest,
+    ReloadResponse,
+)
+from ibook_serving.decode import PREDICT, RELOAD, Row, decode_body, order_row
+from ibook_serving.problems import ProblemError, invalid_field
+from ibook_serving.routes import Answer, RouteSpec, json_response
+from ibook_serving.service import Explain, ScoringService
+
+BODY_SECONDS: Final = 10.0
+"""Time a client has to send its body."""
+NANOSECONDS: Final = 1_000
+
+_EXPLAIN_PARAMETER: Final = {
+    "name": "explain",
+    "in": "query",
+    "required": False,
+    "description": "Which orders get `reasons` (about 2 ms of CPU each): `auto` those that go to "
+    "review, `true` all, `false` none.",
+    "schema": {"type": "string", "enum": list(get_args(Explain)), "default": "auto"},
+}
+
+
+class Endpoints:
+    """Handlers of one service and their documentation."""
+
+    def __init__(self, service: ScoringService, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+
+    def scoring(self) -> tuple[RouteSpec, ...]:
+        """Routes that score: the short path and the use case's own."""
+        limits = f"{self._settings.max_batch_rows} rows and {self._settings.max_body_bytes} bytes"
+        return tuple(
+            RouteSpec(
+                path=path,
+                methods=("POST",),
+                endpoint=self.predict,
+                summary="Score ticket orders for fraud",
+                description=f"Takes up to {limits}. Only `user_id`, `event_id` and `amount` are "
+                "required; what else is known makes the score better. A prediction whose "
+                "`degraded` is not empty was made without something and says what.",
+                body=PredictRequest,
+                body_example=examples.PREDICT_BODY,
+                parameters=(_EXPLAIN_PARAMETER,),
+                answers={
+                    200: Answer(
+                        "One prediction for each request", PredictResponse, examples.PREDICTED
+                    )
+                },
+                problems={
+                    400: "Malformed JSON: the body cannot be read",
+                    408: "Body timeout: the body did not arrive in time",
+                    413: f"Too large: more than {limits}",
+                    422: "Invalid field: names the path, the value and what is allowed",
+                    500: "Internal error: the cause is in the server's log",
+                    503: "Not ready or overloaded: no model is promoted, or Retry-After says when "
+                    "to come back",
+                },
+            )
+            for path in ("/predict", f"/{self._service.use_case}/predict")
+        )
+
+    def operations(self) -> tuple[RouteSpec, ...]:
+        """Routes for probes and operators."""
+        health = {
+            200: Answer("A model is loaded", Health, Health(ok=True, detail="model_loaded")),
+            503: Answer("No model yet", Health, Health(ok=False, detail="no_promoted_model")),
+        }
+        return (
+            RouteSpec(
+                path="/healthz",
+                methods=("GET", "POST"),
+                endpoint=self.health,
+                summary="Can this process score?",
+                description="For load balancers; a body is ignored.",
+                answers=health,
+            ),
+            RouteSpec(
+                path="/health",
+                methods=("GET",),
+                endpoint=self.health,
+                summary="Can this process score?",
+                description="The same under LitServe's own path.",
+                answers=health,
+            ),
+            RouteSpec(
+                path="/readyz",
+                methods=("GET",),
+                endpoint=self.readiness,
+                summary="What this process serves and what it refused",
+                description="A refused model or snapshot leaves the one before in use.",
+                answers={
+                    200: Answer("Ready", Readiness, examples.READY),
+                    503: Answer("Not ready", Readiness, examples.NOT_READY),
+                },
+            ),
+            RouteSpec(
+                path="/admin/reload",
+                methods=("POST",),
+                endpoint=self.reload,
+                summary="Look for a newly promoted model now",
+                description="Every process does so by itself several times a second; this answers "
+                "once the process that got the request has.",
+                body=ReloadRequest,
+                body_example=ReloadRequest(),
+                body_required=False,
+                security=("adminKey",),
+                answers={200: Answer("What serves now", ReloadResponse, examples.RELOADED)},
+                problems={
+                    401: "Wrong key: the x-api-key header is missing or not the key",
+                    403: "Closed: the server has no IBOOK_ADMIN_KEY",
+                    409: "Not serving that version: the expected version is not what is promoted, "
+                    "or it was refused",
+                    422: "Invalid field: names the path, the value and what is allowed",
+                    503: "Not ready: no model is promoted",
+                },
+            ),
+        )
+
+    async def predict(self, request: Request) -> Response:
+        """POST /predict."""
+        explain = _explain_of(request)
+        body = await _read_body(request, self._settings.max_body_bytes)
+        orders = decode_body(body, PREDICT).requests
+        if len(orders) > self._settings.max_batch_rows:
+            raise ProblemError(
+                413,
+                "Too many rows",
+                f"The body has {len(orders)} requests, at most {self._settings.max_batch_rows} are "
+                "taken at once; split it.",
+            )
+        rows = _rows(orders)
+        return json_response(await self._service.predict(orders, rows, explain))
+
+    async def health(self, _request: Request) -> Response:
+        """GET and POST /healthz, GET /health."""
+        health = self._service.health()
+        return json_response(health, 200 if health.ok else 503)
+
+    async def readiness(self, _request: Request) -> Response:
+        """GET /readyz."""
+        readiness = self._service.readiness()
+        return json_response(readiness, 200 if readiness.ready else 503)
+
+    async def reload(self, request: Request) -> Response:
+        """POST /admin/reload."""
+        self._authorize(request)
+        body = await _read_body(request, self._settings.max_body_bytes)
+        expected = decode_body(body, RELOAD).model_version if body else None
+        return json_response(await self._service.reload(expected))
+
+    def _authorize(self, request: Request) -> None:
+        key = self._settings.admin_key
+        if key is None or not key.get_secret_value():
+            raise ProblemError(
+                403, "Closed", "Admin routes are closed; set IBOOK_ADMIN_KEY to open them."
+            )
+        sent = request.headers.get("x-api-key", "").encode("latin-1")
+        if not hmac.compare_digest(sent, key.get_secret_value().encode()):
+            raise ProblemError(401, "Wrong key", "Send the admin key in the x-api-key header.")
+
+
+def _rows(orders: Sequence[Order]) -> list[Row]:
+    now_us = time.time_ns() // NANOSECONDS
+    return [
+        order_row(order, path=f"$.requests[{i}]", now_us=now_us) for i, order in enumerate(orders)
+    ]
+
+
+def _explain_of(request: Request) -> Explain:
+    if not request.scope["query_string"]:
+        return "auto"
+    asked = dict(request.query_params)
+    value = asked.pop("explain", "auto")
+    if asked:
+        where = f"query.{next(iter(asked))[:64]}"
+        raise invalid_field(where, "is not a known parameter; known is explain")
+    for allowed in get_args(Explain):
+        if value == allowed:
+            return allowed  # type: ignore[no-any-return]
+    where = "query.explain"
+    raise invalid_field(where, f"must be one of {', '.join(get_args(Explain))}", value)
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        ProblemError: 413 above `limit` bytes, 408 when it does not arrive in time.
+    """
+    too_large = ProblemError(
+        413, "Body too large", f"The body may have {limit} bytes at most; split the request."
+    )
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError as error:
+        raise ProblemError(
+            408,
+            "Body timeout",
+            f"The body did not arrive within {BODY_SECONDS:.0f} s.",
+            headers={"Connection": "close"},
+        ) from error
+    except ClientDisconnect as error:
+        raise ProblemError(
+            400, "Incomplete body", "The connection closed before the body was complete."
+        ) from error
+    return body

@@ -1,0 +1,249 @@
+"""The LitServe server: scoring happens in the API process, a supervisor keeps those alive.
+
+LitServe 0.2.19 sends each request through a manager process to an inference worker and back,
+which costs more than scoring a row does; it leaves requests unanswered on SIGTERM and never
+restarts a dead API process. What follows replaces those parts and keeps its application, specs
+and start sequence.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+import litserve as ls
+import msgspec
+import uvicorn
+from fastapi import FastAPI
+from litserve.specs.base import LitSpec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.settings import Settings
+from ibook_serving.docs_page import docs_page
+from ibook_serving.endpoints import Endpoints
+from ibook_serving.problems import ProblemError, answer_crash, answer_http_error, answer_problem
+from ibook_serving.routes import Endpoint, RouteSpec, openapi_document
+from ibook_serving.service import ScoringService
+from ibook_serving.supervisor import Supervisor
+
+API_VERSION: Final = "1.0.0"
+"""Version of the HTTP interface, as the OpenAPI document states it."""
+DRAIN_SECONDS: Final = 15
+"""Time requests in flight get to finish after SIGTERM."""
+BACKLOG: Final = 2_048
+"""Connections that may wait to be accepted."""
+KEEP_ALIVE_SECONDS: Final = 30
+BINDABLE_HOSTS: Final = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104 - what LitServe can bind
+
+FRAMEWORK_PATHS: Final = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+
+_log = logging.getLogger(__name__)
+
+
+class ScoringSpec(LitSpec):  # type: ignore[misc] # litserve has no types
+    """Adds the scoring routes; they answer in the API process, no queue is involved."""
+
+    def __init__(self, routes: Sequence[RouteSpec]) -> None:
+        super().__init__()
+        self.api_path = routes[0].path
+        for route in routes:
+            self.add_endpoint(route.path, route.endpoint, list(route.methods))
+
+    def decode_request(self, request: Request, context_kwargs: object = None) -> Request:
+        """Part of LitServe's worker path, which nothing takes: routes decode bytes themselves."""
+        del context_kwargs
+        return request
+
+    def encode_response(self, output: Response, context_kwargs: object = None) -> Response:
+        """Part of LitServe's worker path, which nothing takes: routes encode answers themselves."""
+        del context_kwargs
+        return output
+
+
+class ScoringApi(ls.LitAPI):  # type: ignore[misc] # litserve has no types
+    """LitServe's unit of serving; everything it does is in its spec."""
+
+    def setup(self, device: str) -> None:
+        """Nothing to do: no inference worker is started."""
+
+    async def authorize(self) -> None:
+        """Scoring is open to whoever reaches the port; async, so that no thread is involved."""
+
+
+class _ApiProcess(uvicorn.Server):
+    """Uvicorn that reports once, when it has begun to answer."""
+
+    def __init__(self, config: uvicorn.Config, service: ScoringService, ready: Connection) -> None:
+        super().__init__(config)
+        self._service = service
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to answer, then tell the supervisor what with."""
+        await super().startup(sockets)
+        self._ready.send_bytes(msgspec.json.encode(self._service.readiness()))
+        self._ready.close()
+
+
+class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
+    """Serves one scoring service over HTTP from several supervised API processes."""
+
+    def __init__(self, settings: Settings, service: ScoringService) -> None:
+        self._settings = settings
+        self._service = service
+        self._endpoints = Endpoints(service, settings)
+        super().__init__(
+            ScoringApi(spec=ScoringSpec(self._endpoints.scoring())),
+            accelerator="cpu",
+            devices=1,
+            timeout=False,
+        )
+        self._document()
+        self.app.add_exception_handler(HTTPException, answer_http_error)
+        self.app.add_exception_handler(ProblemError, answer_problem)
+        self.app.add_exception_handler(Exception, answer_crash)
+
+    def serve(self, on_ready: Callable[[bytes], None]) -> bool:
+        """Run until a signal (True) or until API processes keep dying (False).
+
+        Args:
+            on_ready: called with the readiness document of each process that starts to answer.
+        """
+        self._on_ready = on_ready
+        self._stopped_on_request = False
+        self.run(
+            host=self._settings.host,
+            port=self._settings.port,
+            num_api_servers=self._settings.api_processes,
+            generate_client_file=False,
+            log_level="warning",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        return self._stopped_on_request
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Load the model before the first request is accepted."""
+        del app
+        await self._service.start()
+        # What is loaded now lives as long as the process: keep it out of every collection.
+        gc.collect()
+        gc.freeze()
+        yield
+        await self._service.stop()
+
+    def _document(self) -> None:
+        """Replace FastAPI's documents, which know nothing of our routes and need a CDN."""
+        routes = (*self._endpoints.scoring(), *self._endpoints.operations())
+        document = openapi_document(routes, version=API_VERSION)
+        encoded, page = msgspec.json.encode(document), docs_page(document)
+        ours = {
+            "/openapi.json": (encoded, "application/json"),
+            "/docs": (page, "text/html; charset=utf-8"),
+        }
+        known = self.app.router.routes
+        known[:] = [r for r in known if r.path not in FRAMEWORK_PATHS]
+        for path, (content, media_type) in ours.items():
+            known.append(Route(path, _static(content, media_type), methods=["GET"]))
+
+    def _register_internal_endpoints(self) -> None:
+        self._add_routes((r.path, r.endpoint, r.methods) for r in self._endpoints.operations())
+
+    def _register_spec_endpoints(self, lit_api: ls.LitAPI) -> None:
+        # FastAPI's dependency resolution costs more than decoding a request; these need none.
+        self._add_routes(lit_api.spec.endpoints)
+
+    def _add_routes(self, routes: Iterable[tuple[str, Endpoint, Sequence[str]]]) -> None:
+        for path, endpoint, methods in routes:
+            self.app.router.routes.append(Route(path, endpoint, methods=list(methods)))
+
+    def _register_middleware(self) -> None:
+        """Leaves LitServe's gzip out: answers are small, compressing them is not free."""
+
+    def _init_manager(self, num_api_servers: int) -> None:
+        del num_api_servers
+        self._shutdown_event = threading.Event()
+
+    def launch_inference_worker(self, lit_api: ls.LitAPI) -> list[Any]:
+        """No worker: API processes score."""
+        del lit_api
+        return []
+
+    def verify_worker_status(self) -> None:
+        """No worker to wait for."""
+
+    def _start_server(
+        self,
+        port: int,
+        num_uvicorn_servers: int,
+        log_level: str,
+        sockets: list[socket.socket],
+        uvicorn_worker_type: str,
+        **options: Any,  # noqa: ANN401 - uvicorn's
+    ) -> dict[int, Any]:
+        del uvicorn_worker_type
+
+        def serve_process(index: int, ready: Connection) -> None:
+            os.environ["LITSERVE_WORKER_ID"] = str(index)
+            config = uvicorn.Config(
+                self.app,
+                port=port,
+                log_level=log_level,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+                **options,
+            )
+            _ApiProcess(config, self._service, ready).run(sockets)
+
+        # Connections wait in the listener's queue while a dead process is replaced.
+        for listener in sockets:
+            listener.listen(BACKLOG)
+
+        self._supervisor = Supervisor(
+            serve_process,
+            processes=num_uvicorn_servers,
+            drain_seconds=DRAIN_SECONDS + 2,
+            listeners=sockets,
+        )
+        self._supervisor.start()
+        return {}
+
+    def _start_worker_monitoring(self, manager: None, uvicorn_workers: dict[int, Any]) -> None:
+        del manager, uvicorn_workers
+        self._stopped_on_request = self._supervisor.watch(self._on_ready)
+        self._shutdown_event.set()
+
+    def _perform_graceful_shutdown(
+        self, manager: None, uvicorn_workers: dict[int, Any], shutdown_reason: str = "normal"
+    ) -> None:
+        del manager, uvicorn_workers, shutdown_reason
+        self._supervisor.stop()
+
+
+def _static(content: bytes, media_type: str) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        del request
+        return Response(content, media_type=media_type)
+
+    return answer
+
+
+def check_bindable(host: str) -> str:
+    """`host` when LitServe can bind it, ContractError otherwise."""
+    if host not in BINDABLE_HOSTS:
+        msg = f"host {host!r} cannot be bound; use one of {', '.join(BINDABLE_HOSTS)}"
+        raise ContractError(msg)
+    return host

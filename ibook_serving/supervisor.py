@@ -1,0 +1,134 @@
+"""Keeps the API processes alive: restarts the dead, drains the living on SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+from types import FrameType
+from typing import Final
+
+MAX_RESTARTS: Final = 5
+RESTART_WINDOW_SECONDS: Final = 60.0
+"""More restarts than MAX_RESTARTS within this time end the server: something is wrong with it."""
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Forks `serve(index, ready)` in `processes` processes and looks after them.
+
+    It runs in the main thread of a process without other threads, so every fork, restarts
+    included, is of a single-threaded process. A child sends one report over `ready`.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[int, Connection], None],
+        *,
+        processes: int,
+        drain_seconds: float,
+        listeners: Sequence[socket.socket] = (),
+    ) -> None:
+        self._serve = serve
+        self._drain_seconds = drain_seconds
+        self._listeners = listeners
+        self._children: dict[int, ForkProcess] = {}
+        self._pipes: dict[Connection, int] = {}
+        self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
+        self._stopping = False
+        self._waker, self._wakes = os.pipe()
+        self._indexes = range(processes)
+
+    def start(self) -> None:
+        """Fork every child. Call once, before `watch`."""
+        for stop in _STOP_SIGNALS:
+            signal.signal(stop, self._on_stop)
+        for index in self._indexes:
+            self._fork(index)
+
+    def watch(self, on_ready: Callable[[bytes], None]) -> bool:
+        """Block until asked to stop (True) or until children die too often (False).
+
+        Args:
+            on_ready: called with the bytes each child reports once it answers requests.
+        """
+        while not self._stopping:
+            sentinels = {child.sentinel: i for i, child in self._children.items()}
+            events = wait([*sentinels, *self._pipes, self._waker])
+            for event in events:
+                if isinstance(event, Connection):
+                    self._read(event, on_ready)
+                elif event in sentinels and not self._replace(sentinels[event]):
+                    return False
+        return True
+
+    def stop(self) -> None:
+        """Let the children finish what they are doing, then end them; kill who does not."""
+        # A closed listener refuses new connections at once instead of leaving them unanswered.
+        for listener in self._listeners:
+            listener.close()
+        for child in self._children.values():
+            child.terminate()
+        deadline = time.monotonic() + self._drain_seconds
+        for child in self._children.values():
+            child.join(max(0.0, deadline - time.monotonic()))
+            if child.exitcode is None:
+                _log.error("API process did not drain in time", extra={"pid": child.pid})
+                child.kill()
+                child.join()
+
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        _log.info("stopping", extra={"signal": signal.Signals(number).name})
+        os.write(self._wakes, b"x")
+
+    def _fork(self, index: int) -> None:
+        receiver, sender = get_context("fork").Pipe(duplex=False)
+        child = get_context("fork").Process(
+            target=self._child, args=(index, sender), name=f"ibook-api-{index}"
+        )
+        child.start()
+        sender.close()
+        self._children[index] = child
+        self._pipes[receiver] = index
+
+    def _child(self, index: int, ready: Connection) -> None:
+        for stop in _STOP_SIGNALS:
+            signal.signal(stop, signal.SIG_DFL)
+        os.close(self._waker)
+        os.close(self._wakes)
+        # The server re-raises the signal it drained for; the parent knows why we end.
+        with contextlib.suppress(KeyboardInterrupt):
+            self._serve(index, ready)
+
+    def _read(self, pipe: Connection, on_ready: Callable[[bytes], None]) -> None:
+        with contextlib.suppress(EOFError):
+            on_ready(pipe.recv_bytes())
+        del self._pipes[pipe]
+        pipe.close()
+
+    def _replace(self, index: int) -> bool:
+        if self._stopping:
+            return True
+        dead = self._children[index]
+        dead.join()
+        now = time.monotonic()
+        report = {"pid": dead.pid, "exit_code": dead.exitcode, "index": index}
+        if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW_SECONDS:
+            _log.critical("API processes keep dying; giving up", extra=report)
+            return False
+        self._restarts.append(now)
+        _log.error("API process died; starting another", extra=report)
+        self._fork(index)
+        return True

@@ -1,0 +1,200 @@
+"""Real models, a real promotion log and real server processes for the serving tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import xgboost as xgb
+
+from ibook_assets.core.promotion import (
+    GateRecord,
+    PromotedModel,
+    PromotionDraft,
+    PromotionRecord,
+)
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.use_cases import FRAUD
+from ibook_assets.models.bundle import BundleInfo, ModelBundle, model_bytes, sha256_hex
+from ibook_assets.models.calibration import BetaCalibration
+from ibook_assets.stores.artefacts import publish_artefact
+from ibook_assets.stores.blobs import open_blobs
+from ibook_assets.stores.promotions import PromotionLog
+
+ADMIN_KEY: Final = "correct-horse-battery-staple"
+ORDER: Final = {"user_id": 1042, "event_id": 17, "amount": 120.5}
+START_SECONDS: Final = 60.0
+ROOT: Final = Path(__file__).parents[2]
+
+
+def small_bundle(version: str, *, seed: int, threshold: float = 0.5) -> ModelBundle:
+    """A fraud model over the whole catalogue, fitted on noise and the amount."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(400, len(FRAUD.features))).astype(np.float32)
+    amount_cents = rng.uniform(0, 500_000, 400)
+    x[:, FRAUD.features.index("order_context:amount")] = amount_cents
+    x[rng.random(x.shape) < 0.3] = np.nan
+    y = (amount_cents + rng.normal(0, 60_000, 400) > 250_000).astype(np.int64)
+    booster = xgb.train(
+        {"objective": "binary:logistic", "max_depth": 4, "nthread": 1, "seed": seed},
+        xgb.DMatrix(x, y),
+        num_boost_round=15,
+    )
+    model = model_bytes(booster)
+    info = BundleInfo(
+        use_case=FRAUD.name,
+        version=version,
+        feature_names=FRAUD.features,
+        spec_hashes=FRAUD.spec_hashes,
+        calibration=BetaCalibration(),
+        threshold=threshold,
+        training_snapshot="ab" * 32,
+        trained_until_us=1,
+        training_rows=400,
+        training_frauds=int(y.sum()),
+        parameters={},
+        metrics={},
+        libraries={},
+        model_sha256=sha256_hex(model),
+    )
+    return ModelBundle(info, model)
+
+
+def promote(settings: Settings, bundle: ModelBundle) -> PromotionRecord:
+    """Publish and promote `bundle` as the promotion asset does."""
+    blobs = open_blobs(settings.lake)
+    log = PromotionLog(blobs)
+    current = log.current(FRAUD.name)
+    draft = PromotionDraft(
+        use_case=FRAUD.name,
+        model=PromotedModel(
+            model_version=bundle.version,
+            artefact=publish_artefact(blobs, FRAUD.name, bundle.files(), sha256=bundle.sha256()),
+            feature_names=bundle.feature_names,
+            spec_hashes=bundle.info.spec_hashes,
+            threshold=bundle.threshold,
+            training_snapshot=bundle.info.training_snapshot,
+            git_sha="0" * 40,
+            gate=GateRecord(
+                use_case=FRAUD.name,
+                version=bundle.version,
+                champion_version=current.model_version if current else None,
+                passed=True,
+                rules=(),
+            ),
+        ),
+        actor="test",
+        reason="serving tests",
+    )
+    return log.promote(draft, expected_parent=current.sha256 if current else None)
+
+
+def eventually(condition: Callable[[], bool], *, what: str, seconds: float = 30.0) -> None:
+    """Wait until `condition` holds; fail naming `what` when it does not in good time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RunningServer:
+    """A server process of ours, its address and its logs."""
+
+    process: subprocess.Popen[str]
+    url: str
+    client: httpx.Client
+    log_path: Path
+    outputs: list[str] = field(default_factory=list)
+
+    def log(self) -> list[dict[str, Any]]:
+        """What it logged so far; every line must be JSON."""
+        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Log lines of one event."""
+        return [line for line in self.log() if line["event"] == event]
+
+    def api_processes(self) -> list[int]:
+        """Its children that answer requests."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def readiness(self) -> dict[str, Any]:
+        """GET /readyz of one of the processes."""
+        return dict(self.client.get("/readyz").json())
+
+    def versions(self, attempts: int = 8) -> set[str | None]:
+        """Model versions that new connections are answered with."""
+        found = set()
+        for _ in range(attempts):
+            found.add(httpx.get(f"{self.url}/readyz", timeout=10).json()["model_version"])
+        return found
+
+    def predict(self, *orders: Mapping[str, object], **query: str) -> list[dict[str, Any]]:
+        """Predictions for `orders`."""
+        answer = self.client.post(
+            "/predict", json={"requests": list(orders) or [ORDER]}, params=query
+        )
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["predictions"])
+
+    def terminate(self) -> int:
+        """SIGTERM and wait; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def running(
+    settings: Settings, *, processes: int = 1, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningServer]:
+    """A real server on a free port, ended and waited for whatever happens."""
+    port = free_port()
+    log_path = settings.home / f"server-{port}.log"
+    settings.home.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-W", "error::DeprecationWarning:ibook", "-m", "ibook_serving"]
+    command += ["--port", str(port), "--processes", str(processes)]
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "IBOOK_HOME": str(settings.home), **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    with process, httpx.Client(base_url=url, timeout=20) as client:
+        try:
+            assert process.stdout is not None
+            server = RunningServer(process, url, client, log_path)
+            server.outputs = [process.stdout.readline(), process.stdout.readline()]
+            assert process.poll() is None, log_path.read_text()
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(timeout=30)
+                finally:
+                    process.kill()
