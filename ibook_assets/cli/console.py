@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import Final, NoReturn, ParamSpec, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -44,7 +44,7 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(EXIT_FAILED)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """`value` as one JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, default=str))
 

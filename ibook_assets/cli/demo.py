@@ -17,15 +17,16 @@ from rich.panel import Panel
 from rich.table import Table
 
 from ibook_assets.cli.console import console
-from ibook_assets.cli.materialise import MODULE, materialise
+from ibook_assets.cli.materialise import materialise
 from ibook_assets.cli.processes import child, free_port, wait_for
+from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.settings import Settings
 from ibook_assets.definitions import defs
 from ibook_assets.defs.partitions import days_between
 from ibook_assets.stores.blobs import open_blobs
+from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
-from ibook_assets.stores.training_data import feature_table
 
 START_SECONDS: Final = 120.0
 """How long a server may take until it answers."""
@@ -84,8 +85,7 @@ def _materialise(settings: Settings, lake: Lake, days: int) -> None:
 
 def _complete_days(lake: Lake) -> set[str]:
     """Days that have every feature view in its present definition."""
-    views = (v.name for v in FEATURE_VIEWS)
-    return set.intersection(*(set(lake.partitions(feature_table(view))) for view in views))
+    return set.intersection(*(set(lake.partitions(feature_table(v))) for v in FEATURE_VIEWS))
 
 
 @contextmanager
@@ -96,11 +96,17 @@ def _servers(settings: Settings) -> Iterator[Servers]:
     python = [sys.executable, "-m"]
     commands = {
         "api": [*python, "ibook_serving", "--port", str(ports[0])],
-        "dagster": [*python, "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1"]
-        + ["-p", str(ports[1])],
+        "dagster": [
+            *(*python, "dagster", "dev", "-w", "workspace.yaml"),
+            *("-h", "127.0.0.1", "-p", str(ports[1])),
+        ],
         "mlflow": mlflow_command(settings, ports[2]),
     }
-    health = {"api": f"{api}/readyz", "dagster": f"{dagster}/server_info", "mlflow": f"{mlflow}/health"}
+    health = {
+        "api": f"{api}/readyz",
+        "dagster": f"{dagster}/server_info",
+        "mlflow": f"{mlflow}/health",
+    }
     with ExitStack() as stack, console.status("starting") as status:
         children = {
             name: stack.enter_context(child(name, command, log=logs / f"{name}.log"))

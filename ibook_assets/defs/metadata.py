@@ -39,7 +39,7 @@ def view_schema(view: FeatureView) -> dg.TableSchema:
         dg.TableColumn("known_ts", "int64", description="As-of time (microseconds, UTC)"),
     ]
     features = [
-        dg.TableColumn(f.name, "float", description=f"{f.description} ({f.unit})" if f.unit else f.description)
+        dg.TableColumn(f.name, "float", description=f"{f.description} ({f.unit or 'number'})")
         for f in view.emitted
     ]
     return dg.TableSchema(columns=[*keys, *features])
@@ -62,7 +62,8 @@ def _cell(value: object) -> str:
 
 def png(image: bytes, alt: str) -> dg.MetadataValue:
     """A PNG image shown in place."""
-    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(image).decode()})")
+    encoded = base64.b64encode(image).decode()
+    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
 
 
 def daily_plot(days: Sequence[str], series: Mapping[str, Sequence[float]]) -> dg.MetadataValue:

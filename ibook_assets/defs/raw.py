@@ -1,5 +1,6 @@
 """Raw assets: what arrived, validated, one partition a day of knowledge time."""
 
+import time
 from datetime import date
 
 import dagster as dg
@@ -26,6 +27,8 @@ def _catalogue(settings: Settings) -> dg.AssetsDefinition:
         owners=[DATA_PLATFORM],
         kinds={"parquet"},
         description=EVENTS.description,
+        # A policy, so that a command can materialise it in one run with a range of days.
+        backfill_policy=SINGLE_RUN,
         retry_policy=feature_retries(settings),
         metadata={"dagster/column_schema": table_schema(EVENTS)},
     )
@@ -78,10 +81,21 @@ def _raw_table(spec: TableSpec, settings: Settings) -> dg.AssetsDefinition:
         commit = live_run_check(context)
         days, accepted, refused = context.partition_keys, [], {}
         for day in days:
-            rows = source.day(date.fromisoformat(day))[spec.name]
-            checked = validate(rows, spec, source=source.label, partition=day)
+            delivery = source.delivery(spec, date.fromisoformat(day))
+            checked = validate(
+                delivery.rows,
+                spec,
+                source=f"{source.label}, {day}",
+                day=date.fromisoformat(day),
+                now_us=time.time_ns() // 1_000,
+                rejected=delivery.rejected,
+            )
             lake.tables.write(
-                f"quarantine/{spec.name}", day, checked.quarantined, spec=quarantine, precommit=commit
+                f"quarantine/{spec.name}",
+                day,
+                checked.quarantined,
+                spec=quarantine,
+                precommit=commit,
             )
             receipt = lake.tables.write(
                 f"raw/{spec.name}", day, checked.accepted, spec=spec, precommit=commit
@@ -93,6 +107,7 @@ def _raw_table(spec: TableSpec, settings: Settings) -> dg.AssetsDefinition:
                     "dagster/row_count": receipt.rows,
                     "sha256": receipt.sha256,
                     "quarantined_rows": checked.quarantined.num_rows,
+                    "repeated_rows": checked.repeated,
                 },
                 partition_key=day,
             )

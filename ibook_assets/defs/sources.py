@@ -1,6 +1,5 @@
-"""Where raw events come from: the simulator, or somebody's files. A setting chooses."""
+"""Where raw events come from: the simulator, or somebody's file. A setting chooses."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -11,9 +10,11 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.mapping import ColumnMapping
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import EVENTS, OUTCOMES, TRANSACTIONS, TableSpec
-from ibook_assets.stores.contracts import Mapping
+from ibook_assets.core.tables import EVENTS, OUTCOMES, TRANSACTIONS, TRUTH_ORDERS, TableSpec
+from ibook_assets.stores.files import FileTables, read_file
 from ibook_sim.world import World, WorldConfig
 
 
@@ -42,6 +43,100 @@ class RawSource(Protocol):
         """The ticketed events, in the schema of EVENTS."""
         ...
 
-    def truth(self, days: Sequence[date]) -> pa.Table:
-        """Ground truth of the orders known on `days`, in the schema of TRUTH_ORDERS."""
+    def truth(self, day: date, /) -> pa.Table:
+        """Ground truth of the orders known on `day`; empty where nobody knows it."""
         ...
+
+
+class SimulatedSource(dg.ConfigurableResource["SimulatedSource"]):
+    """The simulated world: the same settings give the same bytes."""
+
+    world: dict[str, int | float | str] = Field(description="Fields of WorldConfig that are set")
+
+    @property
+    def label(self) -> str:
+        """Name of the source in errors and quarantine rows."""
+        return f"simulated world, seed {self.world.get('seed')}"
+
+    def delivery(self, spec: TableSpec, day: date) -> Delivery:
+        """Rows of the raw table `spec` that became known on `day`."""
+        rows: pa.Table = getattr(self._world.day(day), spec.name)
+        return Delivery(rows)
+
+    def catalogue(self) -> pa.Table:
+        """The ticketed events, in the schema of EVENTS."""
+        return self._world.catalogue().events
+
+    def truth(self, day: date) -> pa.Table:
+        """Ground truth of the orders known on `day`."""
+        return self._world.truth([day])
+
+    @property
+    def _world(self) -> World:
+        return _world_of(WorldConfig.model_validate(self.world))
+
+
+@lru_cache(maxsize=2)
+def _world_of(config: WorldConfig) -> World:
+    # One world a process: its plan is shared by every asset and day.
+    return World(config)
+
+
+class FileSource(dg.ConfigurableResource["FileSource"]):
+    """A CSV or Parquet file of transactions through a declared column mapping."""
+
+    path: str = Field(description="The file")
+    mapping: str = Field(description="user=A,event=B,amount=C,time=D,label=E[,id=F…]")
+    timezone: str = Field(default="UTC", description="Zone of times that carry none")
+    label_delay_days: float = Field(description="Days until a label is known")
+    start_date: str = Field(description="First daily partition")
+
+    @property
+    def label(self) -> str:
+        """Name of the source in errors and quarantine rows."""
+        return self.path
+
+    def delivery(self, spec: TableSpec, day: date) -> Delivery:
+        """The file's transactions of `day`, or the labels that became known on it."""
+        found = self._tables.day(day)
+        if spec is TRANSACTIONS:
+            return Delivery(found.transactions, found.rejected)
+        return Delivery(found.outcomes if spec is OUTCOMES else spec.schema.empty_table())
+
+    def catalogue(self) -> pa.Table:
+        """No events: a file of transactions does not describe them."""
+        return EVENTS.schema.empty_table()
+
+    def truth(self, _day: date) -> pa.Table:
+        """No truth: nobody knows it."""
+        return TRUTH_ORDERS.schema.empty_table()
+
+    @property
+    def _tables(self) -> FileTables:
+        found = read_file(
+            Path(self.path),
+            ColumnMapping.parse(self.mapping),
+            timezone=self.timezone,
+            label_delay_days=self.label_delay_days,
+        )
+        first = found.days()[0].isoformat()
+        if first < self.start_date:
+            msg = (
+                f"{self.path} begins on {first}, the first partition is {self.start_date}: its "
+                f"earlier rows would be lost. Set IBOOK_START_DATE={first}"
+            )
+            raise ContractError(msg)
+        return found
+
+
+def source_of(settings: Settings) -> SimulatedSource | FileSource:
+    """The source that `settings` choose."""
+    if settings.source == "files":
+        return FileSource(
+            path=str(settings.files_transactions),
+            mapping=settings.files_map or "",
+            timezone=settings.files_timezone,
+            label_delay_days=settings.label_maturity_days,
+            start_date=settings.start_date.isoformat(),
+        )
+    return SimulatedSource(world=WorldConfig.from_settings(settings).model_dump(mode="json"))

@@ -9,7 +9,8 @@ from datetime import date
 import pyarrow as pa
 
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.features.engine import lookback_us, required_columns, required_sources
+from ibook_assets.core.features.engine import required_columns
+from ibook_assets.core.features.plan import layouts_of
 from ibook_assets.core.features.spec import SOURCES
 from ibook_assets.core.tables import EVENTS
 from ibook_assets.core.times import DAY_US, day_start_us
@@ -30,13 +31,22 @@ def read_online_facts(lake: Lake) -> OnlineFacts:
     """Everything within the longest window before the end of the last day of facts."""
     days = unbroken_days(lake, "facts/transactions")
     as_of_us = day_start_us(date.fromisoformat(days[-1])) + DAY_US
-    horizon_days = -(-max(map(lookback_us, FEATURE_VIEWS)) // DAY_US)
-    recent = days[-horizon_days:]
     sources = {
-        name: lake.read(f"facts/{name}", recent, columns=_columns(name), spec=SOURCES[name])
-        for name in {source for view in FEATURE_VIEWS for source in required_sources(view)}
+        name: lake.read(
+            f"facts/{name}", days[-horizon_days:], columns=_columns(name), spec=SOURCES[name]
+        )
+        for name, horizon_days in _horizons().items()
     }
     return OnlineFacts(sources, lake.read("raw/events", spec=EVENTS), as_of_us)
+
+
+def _horizons() -> dict[str, int]:
+    """Fact table to the days of it that the longest window over it reaches."""
+    horizons: dict[str, int] = {}
+    for layout in layouts_of(FEATURE_VIEWS):
+        days = -(-layout.horizon_us // DAY_US)
+        horizons[layout.source] = max(days, horizons.get(layout.source, 0))
+    return horizons
 
 
 def _columns(source: str) -> list[str]:

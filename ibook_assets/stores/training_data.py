@@ -12,11 +12,11 @@ import pyarrow as pa
 from ibook_assets.core.canonical import canonical_json
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.facts import FACT_OUTCOMES, FACT_TRANSACTIONS
-from ibook_assets.core.features.catalog import view as feature_view
 from ibook_assets.core.manifest import SnapshotManifest
 from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_assets.core.training_set import assemble, training_columns
 from ibook_assets.core.use_cases import UseCase
+from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.lake import Lake
 
 OUTCOME_COLUMNS: Final = ("transaction_id", "known_ts", "is_fraud")
@@ -29,11 +29,6 @@ class TrainingData:
     table: pa.Table
     manifest: SnapshotManifest
     as_of_us: int
-
-
-def feature_table(view: str) -> str:
-    """Lake table of a feature view in its present definition."""
-    return f"features/{view}/v={feature_view(view).spec_hash[:16]}"
 
 
 def read_training_data(lake: Lake, use_case: UseCase, *, maturity_days: int) -> TrainingData:
@@ -57,9 +52,7 @@ def read_training_data(lake: Lake, use_case: UseCase, *, maturity_days: int) -> 
     features = {view: lake.receipts(feature_table(view), mature) for view in use_case.views}
     table = assemble(
         use_case,
-        orders=lake.read_files(
-            orders, columns=training_columns(use_case), spec=FACT_TRANSACTIONS
-        ),
+        orders=lake.read_files(orders, columns=training_columns(use_case), spec=FACT_TRANSACTIONS),
         features={view: lake.read_files(files) for view, files in features.items()},
         outcomes=lake.read_files(outcomes, columns=OUTCOME_COLUMNS, spec=FACT_OUTCOMES),
         as_of_us=as_of_us,

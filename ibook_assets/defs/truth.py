@@ -1,0 +1,48 @@
+"""Ground truth of the simulated world: for judging models, out of reach of every feature."""
+
+from datetime import date
+
+import dagster as dg
+
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.tables import TRUTH_ORDERS
+from ibook_assets.defs.metadata import table_schema
+from ibook_assets.defs.partitions import DATA_PLATFORM, SINGLE_RUN, TRUTH, daily
+from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
+from ibook_assets.defs.sources import RawSource
+
+
+def truth_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """The truth beside each order; none for a source of real data."""
+    return [_orders(settings)] if settings.source == "simulator" else []
+
+
+def _orders(settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["truth", TRUTH_ORDERS.name],
+        group_name=TRUTH,
+        owners=[DATA_PLATFORM],
+        kinds={"parquet"},
+        description=TRUTH_ORDERS.description,
+        partitions_def=daily(settings),
+        backfill_policy=SINGLE_RUN,
+        retry_policy=feature_retries(settings),
+        metadata={"dagster/column_schema": table_schema(TRUTH_ORDERS)},
+    )
+    @fails_fast
+    def orders(
+        context: dg.AssetExecutionContext, lake: LakeResource, source: dg.ResourceParam[RawSource]
+    ) -> dg.MaterializeResult:
+        commit = live_run_check(context)
+        rows = 0
+        for day in context.partition_keys:
+            truth = source.truth(date.fromisoformat(day))
+            receipt = lake.tables.write(
+                "truth/orders", day, truth, spec=TRUTH_ORDERS, precommit=commit
+            )
+            context.add_asset_metadata({"dagster/row_count": receipt.rows}, partition_key=day)
+            rows += receipt.rows
+        return dg.MaterializeResult(metadata={"rows": rows})
+
+    return orders
