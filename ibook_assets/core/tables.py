@@ -160,6 +160,34 @@ EVENTS: Final = TableSpec(
     ),
 )
 
+USERS: Final = TableSpec(
+    name="users",
+    description="Accounts, when they were opened, as far as they have ordered or may order.",
+    key=("user_id",),
+    time_column=None,
+    columns=(_id("user_id", "Account"), _ts("created_ts", "Opening of the account")),
+)
+
+PROMOTERS: Final = TableSpec(
+    name="promoters",
+    description="Who puts events on.",
+    key=("promoter_id",),
+    time_column=None,
+    columns=(_id("promoter_id", "Promoter"), Column("name", pa.string(), "Trading name")),
+)
+
+VENUES: Final = TableSpec(
+    name="venues",
+    description="Where events take place.",
+    key=("venue_id",),
+    time_column=None,
+    columns=(
+        _id("venue_id", "Venue"),
+        Column("name", pa.string(), "Name"),
+        Column("city", pa.string(), "City"),
+    ),
+)
+
 TRUTH_ORDERS: Final = TableSpec(
     name="orders",
     description="The simulator's ground truth beside each order. No feature may read it.",
