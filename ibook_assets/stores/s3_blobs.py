@@ -10,7 +10,7 @@ from uuid import uuid4
 import boto3
 import pyarrow.fs
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
 from ibook_assets.core.errors import (
     ConflictError,
@@ -179,6 +179,9 @@ class S3Blobs:
                 msg = f"{where}: the store answered {status} {code}; run again"
                 raise StoreUnavailableError(msg) from error
             msg = f"{where}: the store refused with {code}; check bucket, region and permissions"
+            raise ContractError(msg) from error
+        except NoCredentialsError as error:
+            msg = f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise ContractError(msg) from error
         except BotoCoreError as error:
             msg = f"{where} did not answer: {error}. Check IBOOK_S3_ENDPOINT_URL and the network."

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -223,6 +224,18 @@ def test_two_prefixes_of_a_bucket_are_two_stores(s3_endpoint: str) -> None:
 def test_a_missing_bucket_is_refused_with_the_next_step(s3_endpoint: str) -> None:
     with pytest.raises(ContractError, match="NoSuchBucket; check bucket"):
         S3Blobs("no-such-bucket", endpoint_url=s3_endpoint).put("a", b"")
+
+
+def test_missing_credentials_are_not_retried(
+    s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(ContractError, match="no credentials; set AWS_ACCESS_KEY_ID"):
+        S3Blobs("bucket", endpoint_url=s3_endpoint).get("a")
 
 
 def test_a_store_that_refuses_connections_is_unavailable(s3_endpoint: str) -> None:
