@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
 from ibook_serving.api import Readiness
+from ibook_serving.binding import check_binding
 from ibook_serving.logs import configure_logging
 
 _EXAMPLE: Final = '{"requests":[{"user_id":1042,"event_id":17,"amount":120.5}]}'
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit code: 0 stopped, 1 kept dying, 2 wrong options."""
     try:
         settings = _settings(argv)
+        check_binding(settings)
     except (ContractError, ValidationError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

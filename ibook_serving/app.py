@@ -5,16 +5,17 @@ from __future__ import annotations
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.blobs import open_blobs
+from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
 from ibook_serving.history import NoHistory, PublishedHistory
 from ibook_serving.published import PublishedModels
-from ibook_serving.server import ScoringServer, check_bindable
+from ibook_serving.server import ScoringServer
 from ibook_serving.service import ScoringService
 
 
 def build_server(settings: Settings) -> ScoringServer:
     """A server of what is promoted in the lake of `settings`; it opens no connection yet."""
-    check_bindable(settings.host)
+    check_binding(settings)
     return ScoringServer(settings, build_service(settings))
 
 

@@ -28,7 +28,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
 from ibook_serving.docs_page import docs_page
 from ibook_serving.endpoints import Endpoints
@@ -44,7 +43,6 @@ DRAIN_SECONDS: Final = 15
 BACKLOG: Final = 2_048
 """Connections that may wait to be accepted."""
 KEEP_ALIVE_SECONDS: Final = 30
-BINDABLE_HOSTS: Final = ("127.0.0.1", "0.0.0.0", "::")  # noqa: S104 - what LitServe can bind
 
 FRAMEWORK_PATHS: Final = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 
@@ -139,7 +137,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Load the model before the first request is accepted."""
         del app
-        await self._service.start()
+        await self._service.start(supervisor=self._supervisor_pid)
         # What is loaded now lives as long as the process: keep it out of every collection.
         gc.collect()
         gc.freeze()
@@ -196,6 +194,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
         **options: Any,  # noqa: ANN401 - uvicorn's
     ) -> dict[int, Any]:
         del uvicorn_worker_type
+        self._supervisor_pid = os.getpid()
 
         def serve_process(index: int, ready: Connection) -> None:
             os.environ["LITSERVE_WORKER_ID"] = str(index)
@@ -239,11 +238,3 @@ def _static(content: bytes, media_type: str) -> Endpoint:
         return Response(content, media_type=media_type)
 
     return answer
-
-
-def check_bindable(host: str) -> str:
-    """`host` when LitServe can bind it, ContractError otherwise."""
-    if host not in BINDABLE_HOSTS:
-        msg = f"host {host!r} cannot be bound; use one of {', '.join(BINDABLE_HOSTS)}"
-        raise ContractError(msg)
-    return host

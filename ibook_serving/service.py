@@ -111,8 +111,12 @@ class ScoringService:
         self._numbers = itertools.count(1)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Load what is published and begin to follow it; call in the process that serves."""
+    async def start(self, *, supervisor: int) -> None:
+        """Load what is published and begin to follow it; call in the process that serves.
+
+        Args:
+            supervisor: process id of the parent, without which this process must not go on.
+        """
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explainer")
         # Request ids must differ between processes and restarts.
@@ -122,7 +126,7 @@ class ScoringService:
         await asyncio.get_running_loop().run_in_executor(
             self._loader, self._no_history.fetch, self._feature_names, [{}]
         )
-        self._tasks.append(asyncio.create_task(self._follow(os.getppid())))
+        self._tasks.append(asyncio.create_task(self._follow(supervisor)))
 
     async def stop(self) -> None:
         """Stop following; call when the last request is answered."""
@@ -261,12 +265,12 @@ class ScoringService:
             self._serving = Serving(champion, self._features.loaded or self._no_history)
         return champion_changed
 
-    async def _follow(self, parent: int) -> None:
+    async def _follow(self, supervisor: int) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self._refresh(force=False)
-            if os.getppid() != parent:
-                _log.error("the supervisor is gone; draining", extra={"supervisor": parent})
+            if os.getppid() != supervisor:
+                _log.error("the supervisor is gone; draining", extra={"supervisor": supervisor})
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 

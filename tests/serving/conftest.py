@@ -8,6 +8,7 @@ import pytest
 from ibook_assets.core.settings import Settings
 from ibook_assets.models.bundle import ModelBundle
 from tests.serving.harness import ADMIN_KEY, RunningServer, promote, running, small_bundle
+from tests.serving.history import publish_history
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +33,10 @@ def settings(tmp_path: Path) -> Settings:
 def served(
     tmp_path_factory: pytest.TempPathFactory, bundle: ModelBundle
 ) -> Iterator[RunningServer]:
-    """A server with one process, a small body limit and an admin key."""
+    """A server with one process, a history, a small body limit and an admin key."""
     settings = Settings(home=tmp_path_factory.mktemp("served"))
     promote(settings, bundle)
+    publish_history(settings)
     environment = {
         "IBOOK_ADMIN_KEY": ADMIN_KEY,
         "IBOOK_MAX_BATCH_ROWS": "100",

@@ -120,6 +120,7 @@ def free_port() -> int:
 class RunningServer:
     """A server process of ours, its address and its logs."""
 
+    settings: Settings
     process: subprocess.Popen[str]
     url: str
     client: httpx.Client
@@ -187,7 +188,7 @@ def running(
     with process, httpx.Client(base_url=url, timeout=20) as client:
         try:
             assert process.stdout is not None
-            server = RunningServer(process, url, client, log_path)
+            server = RunningServer(settings, process, url, client, log_path)
             server.outputs = [process.stdout.readline(), process.stdout.readline()]
             assert process.poll() is None, log_path.read_text()
             yield server

@@ -35,6 +35,7 @@ def test_serving_imports_nothing_of_training_or_the_orchestrator() -> None:
     ("arguments", "hint"),
     [
         (["--port", "0"], "port"),
+        (["--port", "80"], "1024"),
         (["--processes", "0"], "api_processes"),
         (["--host", "example.org"], "127.0.0.1"),
         (["--port", "eighty"], "invalid int value"),

@@ -1,0 +1,79 @@
+"""The supervisor on its own, with children that do nothing but die."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+DYING = """
+import os, sys
+from ibook_serving.logs import configure_logging
+from ibook_serving.supervisor import Supervisor
+
+def die(index, ready):
+    ready.send_bytes(b"begun")
+    os._exit(7)
+
+configure_logging()
+reports = []
+supervisor = Supervisor(die, processes=1, drain_seconds=5)
+supervisor.start()
+stopped = supervisor.watch(reports.append)
+supervisor.stop()
+sys.exit(f"stopped={stopped} reports={len(reports)}")
+"""
+
+DEAF = """
+import signal, sys, time
+from ibook_serving.logs import configure_logging
+from ibook_serving.supervisor import Supervisor
+
+def ignore(index, ready):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.send_bytes(b"begun")
+    time.sleep(600)
+
+def begun(report):
+    sys.stdout.write("begun\\n")
+    sys.stdout.flush()
+
+configure_logging()
+supervisor = Supervisor(ignore, processes=1, drain_seconds=0.2)
+supervisor.start()
+stopped = supervisor.watch(begun)
+supervisor.stop()
+sys.exit(0 if stopped else 1)
+"""
+
+
+def test_children_that_keep_dying_end_the_server() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    *log, verdict = run.stderr.splitlines()
+    assert verdict.startswith("stopped=False")
+    # The first child and five more; the sixth death is one too many.
+    assert sum("API process died; starting another" in line for line in log) == 5
+    assert '"exit_code":7' in log[-1]
+    assert "keep dying" in log[-1]
+
+
+def test_a_child_that_does_not_drain_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "did not drain" in log
