@@ -47,7 +47,7 @@ def _fact_table(spec: TableSpec, settings: Settings) -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": table_schema(spec)},
     )
     @fails_fast
-    def table(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    def table(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
         from ibook_assets.stores.fact_days import FACT_DAYS
 
         commit = live_run_check(context)

@@ -36,7 +36,7 @@ def _feature_view(view: FeatureView, settings: Settings) -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": view_schema(view), "entity": view.entity or "order"},
     )
     @fails_fast
-    def features(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    def features(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
         from ibook_assets.stores.feature_days import feature_days, feature_table
 
         commit = live_run_check(context)

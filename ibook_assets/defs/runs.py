@@ -2,10 +2,12 @@
 
 import ctypes
 import functools
+import inspect
 import multiprocessing
 import signal
-from collections.abc import Callable
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import dagster as dg
 
@@ -21,18 +23,31 @@ _PR_SET_PDEATHSIG: Final = 1
 
 def fails_fast(body: Callable[P, R]) -> Callable[P, R]:
     """An asset body whose broken contracts end the run at once: retrying could not help."""
+    if inspect.isgeneratorfunction(body):
+
+        @functools.wraps(body)
+        def generating(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+            with _no_retry():
+                yield from body(*args, **kwargs)
+
+        return cast("Callable[P, R]", generating)
 
     @functools.wraps(body)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        die_with_parent()
-        try:
+        with _no_retry():
             return body(*args, **kwargs)
-        except (ContractError, GateClosedError, RunNotLiveError) as error:
-            raise dg.Failure(
-                description=f"{type(error).__name__}: {error}", allow_retries=False
-            ) from error
 
     return wrapped
+
+
+@contextmanager
+def _no_retry() -> Iterator[None]:
+    die_with_parent()
+    try:
+        yield
+    except (ContractError, GateClosedError, RunNotLiveError) as error:
+        description = f"{type(error).__name__}: {error}"
+        raise dg.Failure(description=description, allow_retries=False) from error
 
 
 def feature_retries(settings: Settings) -> dg.RetryPolicy:

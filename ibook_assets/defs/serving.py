@@ -28,7 +28,7 @@ def _online_snapshot(settings: Settings) -> dg.AssetsDefinition:
         retry_policy=feature_retries(settings),
     )
     @fails_fast
-    def online_snapshot(lake: LakeResource, online: OnlineResource) -> dg.MaterializeResult:
+    def online_snapshot(lake: LakeResource, online: OnlineResource) -> dg.MaterializeResult[None]:
         from ibook_assets.stores.online_facts import read_online_facts
 
         facts = read_online_facts(lake.tables)

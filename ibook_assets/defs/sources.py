@@ -1,10 +1,11 @@
 """Where raw events come from: the simulator, or somebody's file. A setting chooses."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import dagster as dg
 import pyarrow as pa
@@ -15,7 +16,7 @@ from ibook_assets.core.mapping import ColumnMapping
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import EVENTS, OUTCOMES, TRANSACTIONS, TRUTH_ORDERS, TableSpec
 from ibook_assets.stores.files import FileTables, read_file
-from ibook_sim.world import World, WorldConfig
+from ibook_sim.world import DayTables, World, WorldConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,15 @@ class RawSource(Protocol):
         """The ticketed events, in the schema of EVENTS."""
         ...
 
-    def truth(self, day: date, /) -> pa.Table:
-        """Ground truth of the orders known on `day`; empty where nobody knows it."""
+    def truth(self, days: Sequence[date]) -> Mapping[date, pa.Table]:
+        """Ground truth of the orders known on each of `days`; empty where nobody knows it."""
         ...
 
 
 class SimulatedSource(dg.ConfigurableResource["SimulatedSource"]):
     """The simulated world: the same settings give the same bytes."""
 
-    world: dict[str, int | float | str] = Field(description="Fields of WorldConfig that are set")
+    world: dict[str, Any] = Field(description="Fields of WorldConfig that are set")
 
     @property
     def label(self) -> str:
@@ -60,26 +61,36 @@ class SimulatedSource(dg.ConfigurableResource["SimulatedSource"]):
 
     def delivery(self, spec: TableSpec, day: date) -> Delivery:
         """Rows of the raw table `spec` that became known on `day`."""
-        rows: pa.Table = getattr(self._world.day(day), spec.name)
-        return Delivery(rows)
+        tables = dict(_day_of(self._config, day).items())
+        return Delivery(tables[spec.name])
 
     def catalogue(self) -> pa.Table:
         """The ticketed events, in the schema of EVENTS."""
-        return self._world.catalogue().events
+        return self._world.catalogue(datetime.now(UTC).date()).events
 
-    def truth(self, day: date) -> pa.Table:
-        """Ground truth of the orders known on `day`."""
-        return self._world.truth([day])
+    def truth(self, days: Sequence[date]) -> Mapping[date, pa.Table]:
+        """Ground truth of the orders known on each of `days`."""
+        return self._world.truth(days)
+
+    @property
+    def _config(self) -> WorldConfig:
+        return WorldConfig.model_validate(self.world)
 
     @property
     def _world(self) -> World:
-        return _world_of(WorldConfig.model_validate(self.world))
+        return _world_of(self._config)
 
 
 @lru_cache(maxsize=2)
 def _world_of(config: WorldConfig) -> World:
     # One world a process: its plan is shared by every asset and day.
     return World(config)
+
+
+@lru_cache(maxsize=1)
+def _day_of(config: WorldConfig, day: date) -> DayTables:
+    # The tables of a day are landed one after the other.
+    return _world_of(config).day(day)
 
 
 class FileSource(dg.ConfigurableResource["FileSource"]):
@@ -107,9 +118,9 @@ class FileSource(dg.ConfigurableResource["FileSource"]):
         """No events: a file of transactions does not describe them."""
         return EVENTS.schema.empty_table()
 
-    def truth(self, _day: date) -> pa.Table:
+    def truth(self, days: Sequence[date]) -> Mapping[date, pa.Table]:
         """No truth: nobody knows it."""
-        return TRUTH_ORDERS.schema.empty_table()
+        return {day: TRUTH_ORDERS.schema.empty_table() for day in days}
 
     @property
     def _tables(self) -> FileTables:

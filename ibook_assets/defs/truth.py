@@ -33,15 +33,16 @@ def _orders(settings: Settings) -> dg.AssetsDefinition:
     @fails_fast
     def orders(
         context: dg.AssetExecutionContext, lake: LakeResource, source: dg.ResourceParam[RawSource]
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[None]:
         commit = live_run_check(context)
         rows = 0
-        for day in context.partition_keys:
-            truth = source.truth(date.fromisoformat(day))
+        truths = source.truth([date.fromisoformat(day) for day in context.partition_keys])
+        for day, truth in truths.items():
+            key = day.isoformat()
             receipt = lake.tables.write(
-                "truth/orders", day, truth, spec=TRUTH_ORDERS, precommit=commit
+                "truth/orders", key, truth, spec=TRUTH_ORDERS, precommit=commit
             )
-            context.add_asset_metadata({"dagster/row_count": receipt.rows}, partition_key=day)
+            context.add_asset_metadata({"dagster/row_count": receipt.rows}, partition_key=key)
             rows += receipt.rows
         return dg.MaterializeResult(metadata={"rows": rows})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_assets.core.training_set import assemble, training_columns
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.feature_days import feature_table
-from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.lake import Lake, Receipt
 
 OUTCOME_COLUMNS: Final = ("transaction_id", "known_ts", "is_fraud")
 
@@ -70,11 +70,36 @@ def read_training_data(lake: Lake, use_case: UseCase, *, maturity_days: int) -> 
     return TrainingData(table, manifest, as_of_us)
 
 
-def store_manifest(lake: Lake, manifest: SnapshotManifest) -> str:
-    """Keep `manifest` under its id for ever; its key in the lake."""
-    key = f"manifests/{manifest.snapshot_id}.json"
-    lake.blobs.put(key, canonical_json(manifest))
-    return key
+def store_training_data(
+    lake: Lake, use_case: UseCase, data: TrainingData, *, precommit: Callable[[], None]
+) -> Receipt:
+    """Keep the rows under their snapshot's id, and make that snapshot the newest.
+
+    Earlier snapshots stay: a model can always be traced to the very rows it learnt from.
+    """
+    snapshot = data.manifest.snapshot_id
+    lake.blobs.put(f"manifests/{snapshot}.json", canonical_json(data.manifest))
+    receipt = lake.write(_table(use_case.name), snapshot, data.table, precommit=precommit)
+    lake.blobs.put(_newest(use_case.name), snapshot.encode())
+    return receipt
+
+
+def newest_snapshot(lake: Lake, use_case: str) -> str:
+    """Id of the newest training set; NotFoundError when there is none."""
+    return lake.blobs.get(_newest(use_case)).decode()
+
+
+def read_training_set(lake: Lake, use_case: str, snapshot: str | None = None) -> pa.Table:
+    """Rows of a training set, the newest without `snapshot`; NotFoundError when there is none."""
+    return lake.read(_table(use_case), [snapshot or newest_snapshot(lake, use_case)])
+
+
+def _table(use_case: str) -> str:
+    return f"{use_case}/training_set"
+
+
+def _newest(use_case: str) -> str:
+    return f"{_table(use_case)}/_newest"
 
 
 def unbroken_days(lake: Lake, table: str) -> list[str]:
