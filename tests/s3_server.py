@@ -28,7 +28,7 @@ KEYS_PER_PAGE = 20
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
+def s3_server(keys_per_page: int = KEYS_PER_PAGE) -> Iterator[str]:
     """Address of a server that lives as long as the block; credentials are in the environment."""
     os.environ.update(CREDENTIALS)
     with subprocess.Popen(
@@ -36,7 +36,7 @@ def s3_server() -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(KEYS_PER_PAGE)},
+        env=os.environ | {"MOTO_S3_DEFAULT_MAX_KEYS": str(keys_per_page)},
     ) as process:
         assert process.stdout is not None
         try:

@@ -58,7 +58,6 @@ def promote_until(
     uri: str,
     endpoint_url: str | None,
     artefact: dict[str, Any],
-    *,
     target: int,
     notes: str,
 ) -> None:
