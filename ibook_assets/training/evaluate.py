@@ -1,4 +1,4 @@
-"""What a model is worth on rows it has not seen: figures, intervals, sub-populations, the oracle."""
+"""What a model is worth on rows it has not seen: figures, intervals, sub-populations, oracle."""
 
 from __future__ import annotations
 

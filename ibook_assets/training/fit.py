@@ -48,6 +48,7 @@ def fit(
     *,
     training_snapshot: str,
     threads: int,
+    rounds: int | None = None,
     metrics: Mapping[str, float | None] | None = None,
 ) -> Fitted:
     """Fit a model on the training part of `split`; evaluation rows are not looked at.
@@ -63,6 +64,7 @@ def fit(
         parameters: the trees' hyperparameters.
         training_snapshot: identity of the training set, kept in the bundle.
         threads: XGBoost's.
+        rounds: trees to grow; found by early stopping unless given.
         metrics: figures to keep in the bundle, e.g. of the search.
 
     Raises:
@@ -72,7 +74,9 @@ def fit(
     late = examples.take(split.calibration(examples.known_ts))
     _require_frauds(early, "fitting")
     _require_frauds(late, "calibration")
-    rounds, curve, late_margins = _stop_early(early, late, use_case, parameters, threads=threads)
+    rounds, curve, late_margins = _stop_early(
+        early, late, use_case, parameters, threads=threads, rounds=rounds
+    )
     calibration = fit_beta(late_margins, late.labels)
     probabilities = calibration.apply(late_margins)
     threshold = cost_curve(
@@ -119,22 +123,24 @@ def _stop_early(
     parameters: TreeParameters,
     *,
     threads: int,
+    rounds: int | None,
 ) -> tuple[int, tuple[float, ...], npt.NDArray[np.float32]]:
     grown = training_matrix(early.x, early.labels, max_bin=parameters.max_bin, threads=threads)
     judged = training_matrix(
         late.x, late.labels, max_bin=parameters.max_bin, threads=threads, ref=grown
     )
     log: dict[str, dict[str, list[float]]] = {}
+    stopping = xgb.callback.EarlyStopping(use_case.space.patience, maximize=True)
     booster = xgb.train(
         parameters.as_xgboost(seed=use_case.seed, threads=threads),
         grown,
-        use_case.space.max_rounds,
+        num_boost_round=rounds or use_case.space.max_rounds,
         evals=[(judged, VALIDATION)],
-        callbacks=[xgb.callback.EarlyStopping(use_case.space.patience, maximize=True)],
+        callbacks=[] if rounds else [stopping],
         evals_result=log,
         verbose_eval=False,
     )
-    rounds = int(booster.best_iteration) + 1
+    rounds = rounds or int(booster.best_iteration) + 1
     curve = tuple(next(iter(log[VALIDATION].values())))
     return rounds, curve, margins(booster, judged, rounds=rounds)
 
@@ -148,7 +154,7 @@ def _grow(
     return xgb.train(
         parameters.as_xgboost(seed=use_case.seed, threads=threads),
         matrix,
-        rounds,
+        num_boost_round=rounds,
         verbose_eval=False,
     )
 

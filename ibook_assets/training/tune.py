@@ -279,7 +279,7 @@ def _objective(
         booster = xgb.train(
             parameters.as_xgboost(seed=seed, threads=threads),
             grown,
-            space.max_rounds,
+            num_boost_round=space.max_rounds,
             evals=[(judged, VALIDATION)],
             callbacks=[
                 xgb.callback.EarlyStopping(space.patience, maximize=True),
