@@ -141,7 +141,7 @@ class Endpoints:
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
         explain = _explain_of(request)
-        body = await _read_body(request, self._settings.max_body_bytes)
+        body = await read_body(request, self._settings.max_body_bytes)
         orders = decode_body(body, PREDICT).requests
         if len(orders) > self._settings.max_batch_rows:
             raise ProblemError(
@@ -166,7 +166,7 @@ class Endpoints:
     async def reload(self, request: Request) -> Response:
         """POST /admin/reload."""
         self._authorize(request)
-        body = await _read_body(request, self._settings.max_body_bytes)
+        body = await read_body(request, self._settings.max_body_bytes)
         expected = decode_body(body, RELOAD).model_version if body else None
         return json_response(await self._service.reload(expected))
 
@@ -203,11 +203,12 @@ def _explain_of(request: Request) -> Explain:
     raise invalid_field(where, f"must be one of {', '.join(get_args(Explain))}", value)
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
     """The request's body.
 
     Raises:
-        ProblemError: 413 above `limit` bytes, 408 when it does not arrive in time.
+        ProblemError: 413 above `limit` bytes, 408 when it takes longer than `seconds`, 400 when
+            the client hangs up.
     """
     too_large = ProblemError(
         413, "Body too large", f"The body may have {limit} bytes at most; split the request."
@@ -216,7 +217,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
         raise too_large
     body = b""
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
@@ -225,7 +226,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
         raise ProblemError(
             408,
             "Body timeout",
-            f"The body did not arrive within {BODY_SECONDS:.0f} s.",
+            f"The body did not arrive within {seconds:g} s.",
             headers={"Connection": "close"},
         ) from error
     except ClientDisconnect as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -136,16 +138,14 @@ def test_a_killed_api_process_is_replaced_and_sigterm_answers_what_is_in_flight(
         assert server.events("API process died; starting another")[0]["exit_code"] == -9
         assert server.versions() == {"fraud-v1"}
 
-        answers: list[httpx.Response] = []
-        threads = [threading.Thread(target=_ask_much, args=(server.url, answers)) for _ in "1234"]
-        for thread in threads:
-            thread.start()
-        eventually(lambda: _busy(server), what="requests in flight")
+        connections = [_ask_much(server) for _ in range(4)]
+        eventually(lambda: _received(server, 4), what="requests in flight")
         assert server.terminate() == 0
-        for thread in threads:
-            thread.join()
-        assert [a.status_code for a in answers] == [200] * 4
-        assert all(len(a.json()["predictions"]) == 1_000 for a in answers)
+        for connection in connections:
+            with closing(connection):
+                answer = connection.getresponse()
+                assert answer.status == 200
+                assert len(json.loads(answer.read())["predictions"]) == 1_000
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/healthz", timeout=5)
         assert server.events("stopping")[0]["signal"] == "SIGTERM"
@@ -155,18 +155,21 @@ def _answering(server: RunningServer) -> set[int]:
     return {httpx.get(f"{server.url}/readyz", timeout=10).json()["process"] for _ in range(8)}
 
 
-def _ask_much(url: str, answers: list[httpx.Response]) -> None:
-    body = {"requests": [ORDER] * 1_000}
-    answers.append(httpx.post(f"{url}/predict?explain=true", json=body, timeout=30))
+def _ask_much(server: RunningServer) -> HTTPConnection:
+    """A connection on which a request of a thousand rows has been sent."""
+    connection = HTTPConnection("127.0.0.1", server.client.base_url.port, timeout=30)
+    connection.request("POST", "/predict?explain=true", json.dumps({"requests": [ORDER] * 1_000}))
+    return connection
 
 
-def _busy(server: RunningServer) -> bool:
-    """Whether four connections have sent their requests to the server's processes."""
-    suffix = f":{server.client.base_url.port:04X}"
+def _received(server: RunningServer, requests: int) -> bool:
+    """Whether the server has read everything that was sent on this many connections."""
+    local = f":{server.client.base_url.port:04X}"
+    established = "01"
     with Path("/proc/net/tcp").open() as table:
         rows = [line.split() for line in table.readlines()[1:]]
-    received = [row for row in rows if row[1].endswith(suffix) and row[3] == "01"]
-    return len(received) >= 4 and all(row[4].endswith(":00000000") for row in received)
+    unread = [r[4].split(":")[1] for r in rows if r[1].endswith(local) and r[3] == established]
+    return len(unread) >= requests and set(unread) == {"00000000"}
 
 
 def test_api_processes_do_not_outlive_a_killed_supervisor(
