@@ -21,8 +21,8 @@ from typing import Any, Final
 import litserve as ls
 import msgspec
 import uvicorn
-from fastapi import FastAPI
 from litserve.specs.base import LitSpec
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -134,7 +134,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
         return self._stopped_on_request
 
     @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Load the model before the first request is accepted."""
         del app
         await self._service.start(supervisor=self._supervisor_pid)
