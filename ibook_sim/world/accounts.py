@@ -18,7 +18,7 @@ from ibook_sim.world.config import WorldConfig
 from ibook_sim.world.events import CATEGORY_SHARE
 from ibook_sim.world.randomness import Floats, Ints, Stream, generator, jit
 
-TASTE_STRENGTH: Final = 4.0
+TASTE_STRENGTH: Final = 12.0
 """Total of the Dirichlet parameters of an account's tastes; lower means choosier."""
 ACTIVITY_SIGMA: Final = 1.0
 

@@ -49,4 +49,4 @@ def moments(shares: Floats, clock: Floats) -> Ints:
 
 def elapsed(after_midnight_us: Ints) -> Floats:
     """Share of the day's orders before each time of day."""
-    return np.interp(after_midnight_us / HOUR_US, np.arange(25.0), CLOCK)
+    return np.asarray(np.interp(after_midnight_us / HOUR_US, np.arange(25.0), CLOCK))

@@ -46,7 +46,7 @@ class WorldConfig(BaseModel):
     """Expected share of orders that are fraudulent."""
     archetype_mix: tuple[Share, Share, Share, Share] = (0.40, 0.30, 0.20, 0.10)
     """Shares of fraudulent orders: account takeover, bulk bots, card testing, refund abuse."""
-    renewal_per_day: Annotated[float, Field(gt=0.0, le=0.05)] = 0.0012
+    renewal_per_day: Annotated[float, Field(ge=0.002, le=0.05)] = 0.01
     """Chance that an account is closed, and a new one opened, on any day."""
     yearly_growth: Annotated[float, Field(ge=-0.2, le=1.0)] = 0.0
     """Linear growth of orders a year, as a share of the first day's level."""

@@ -21,7 +21,7 @@ QUANTITIES: Final = 6
 
 def _pmf(rows: list[list[float]]) -> Floats:
     table = np.array(rows) + 1e-4
-    return table / table.sum(axis=1, keepdims=True)
+    return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
 QUANTITY: Final = _pmf(
@@ -76,7 +76,7 @@ CHECKOUT: Final = np.array([[4.30, 0.55], [4.10, 0.65], [3.60, 0.80], [3.70, 0.7
 """Mean and deviation of the logarithm of checkout seconds."""
 GEO: Final = np.array([[2.3, 1.1], [3.5, 1.5], [2.8, 1.4], [3.2, 1.5], [2.4, 1.1]])
 """Mean and deviation of the logarithm of the network address's distance from home (km)."""
-ABUSER_AGE: Final = np.array([[5.1, 1.4], [4.9, 1.4], [5.7, 1.1]])
+ABUSER_AGE: Final = np.array([[4.2, 1.4], [4.0, 1.4], [4.8, 1.1]])
 """Mean and deviation of the logarithm of an abuser's account age in days at its first order."""
 BOT_HYPE: Final = 0.8
 """Bots pick an event in proportion to its legitimate orders times exp(0.8 hype)."""
@@ -155,7 +155,7 @@ def likelihood(
     ):
         standard = (np.log(value / unit)[:, None] - parameters[:, 0]) / parameters[:, 1]
         log += -0.5 * standard**2 - np.log(parameters[:, 1])
-    return np.exp(log - log.max(axis=1, keepdims=True))
+    return np.asarray(np.exp(log - log.max(axis=1, keepdims=True)))
 
 
 def abuser_age_density(age_days: Floats) -> Floats:
@@ -163,4 +163,4 @@ def abuser_age_density(age_days: Floats) -> Floats:
     log = np.log(np.maximum(age_days, 1e-6))
     standard = (log[:, None] - ABUSER_AGE[:, 0]) / ABUSER_AGE[:, 1]
     scale = ABUSER_AGE[:, 1] * np.sqrt(2 * np.pi) * np.maximum(age_days, 1e-6)[:, None]
-    return np.exp(-0.5 * standard**2) / scale
+    return np.asarray(np.exp(-0.5 * standard**2) / scale)

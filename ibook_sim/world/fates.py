@@ -45,6 +45,13 @@ REFUND_LAW: Final = _refund_law()
 """Share of refunds made after 0, 1, ... 30 days."""
 
 
+class _Laws(NamedTuple):
+    charged: Floats
+    chargeback: Floats
+    refunded: Floats
+    refund: Floats
+
+
 class Fates(NamedTuple):
     """Delays in microseconds after the order became known; `NEVER` where nothing happens."""
 
@@ -64,37 +71,30 @@ def fates(config: WorldConfig, day: int, rows: Ints, archetype: Codes) -> Fates:
         np.empty(rows.size, np.int64), np.empty(rows.size, np.int64), np.empty(rows.size, np.int8)
     )
     key = row_key(config.seed, Stream.FATES, day)
-    _draw(out, rows, archetype, key, chargeback_share(config), (CHARGEBACK_LAW, REFUND_LAW))
+    laws = _Laws(chargeback_share(config), CHARGEBACK_LAW, REFUNDED, REFUND_LAW)
+    _draw(out, rows, archetype, key, laws)
     return out
 
 
 @jit
 def _delay(u: float, law: Floats) -> int:
     """Inverse of a piecewise linear law, in microseconds."""
-    day = np.searchsorted(law, u, side="right") - 1
-    day = min(day, law.size - 2)
+    day = min(int(np.searchsorted(law, u, side="right")) - 1, law.size - 2)
     return int((day + (u - law[day]) / (law[day + 1] - law[day])) * DAY_US)
 
 
 @jit
-def _draw(
-    out: Fates,
-    rows: Ints,
-    archetype: Codes,
-    key: Words,
-    charged: Floats,
-    laws: tuple[Floats, Floats],
-) -> None:
+def _draw(out: Fates, rows: Ints, archetype: Codes, key: Words, laws: _Laws) -> None:
     for i in range(rows.size):
         a, b, c, d = philox(rows[i], 0, key[0], key[1])
         out.chargeback_us[i] = NEVER
         out.refund_us[i] = NEVER
         out.partial[i] = 0
-        if unit(a) < charged[archetype[i]]:
-            out.chargeback_us[i] = max(MINUTE_US, _delay(unit(b), laws[0]))
-        u = unit(c) / REFUNDED[archetype[i]]
+        if unit(a) < laws.charged[archetype[i]]:
+            out.chargeback_us[i] = max(MINUTE_US, _delay(unit(b), laws.chargeback))
+        u = unit(c) / laws.refunded[archetype[i]]
         if u < 1.0:
-            out.refund_us[i] = max(MINUTE_US, _delay(unit(d), laws[1]))
+            out.refund_us[i] = max(MINUTE_US, _delay(unit(d), laws.refund))
             out.partial[i] = u < PARTIAL_REFUND
 
 
@@ -104,4 +104,4 @@ def law_at(law: Floats, delay_us: int) -> float:
     if delay_us >= (law.size - 1) * DAY_US:
         return 1.0
     day = delay_us // DAY_US
-    return law[day] + (law[day + 1] - law[day]) * (delay_us / DAY_US - day)
+    return float(law[day] + (law[day + 1] - law[day]) * (delay_us / DAY_US - day))

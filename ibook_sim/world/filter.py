@@ -36,6 +36,10 @@ class Links(NamedTuple):
     """P(the account stays open and its owner places no other order meanwhile)."""
     abuser: Floats
     """Shape (n, 3); not used for an account's first order."""
+    account: Ints
+    """Position in `Priors` of the order's account."""
+    first: Bools
+    """Whether the order is its account's first."""
 
 
 class Priors(NamedTuple):
@@ -56,14 +60,15 @@ def _fate_likelihood(evidence: Evidence, j: int, kind: int, now_us: int) -> floa
         seen = 1.0 - share * law_at(evidence.chargeback_law, age)
     share = evidence.refunded[kind]
     if 0 <= evidence.refund_us[j] <= now_us:
-        return seen * share
-    return seen * (1.0 - share * law_at(evidence.refund_law, age))
+        return float(seen * share)
+    return float(seen * (1.0 - share * law_at(evidence.refund_law, age)))
 
 
 @jit
-def _arrive(state: Floats, j: int, account: int, first: bool, links: Links, priors: Priors) -> None:
+def _arrive(state: Floats, j: int, links: Links, priors: Priors) -> None:
     """Carry `state` (clean, taken over, three abusers) to just before order `j`."""
-    if first:
+    account = links.account[j]
+    if links.first[j]:
         state[0], state[1] = priors.clean[account], priors.taken[account]
         state[2:] = priors.abuser[account]
     else:
@@ -92,7 +97,7 @@ def _fraud_share(state: Floats, rate: Floats) -> float:
     fraud = state[1] * rate[1]
     for kind in range(2, 5):
         fraud += state[kind] * rate[kind]
-    return fraud / (legit + fraud)
+    return float(fraud / (legit + fraud))
 
 
 @jit
@@ -115,20 +120,19 @@ def posteriors(
     out = np.full(ask.size, np.nan)
     settled, state = np.empty(5), np.empty(5)
     for account in range(starts.size - 1):
-        begin = starts[account]
-        done = begin
-        for n in range(begin, starts[account + 1]):
+        done = starts[account]
+        for n in range(done, starts[account + 1]):
             if not ask[n]:
                 continue
             now = evidence.known_us[n]
             while done < n and evidence.known_us[done] + evidence.horizon_us <= now:
-                _arrive(settled, done, account, done == begin, links, priors)
+                _arrive(settled, done, links, priors)
                 _absorb(settled, done, now, evidence)
                 done += 1
             state[:] = settled
             for j in range(done, n):
-                _arrive(state, j, account, j == begin, links, priors)
+                _arrive(state, j, links, priors)
                 _absorb(state, j, now, evidence)
-            _arrive(state, n, account, n == begin, links, priors)
+            _arrive(state, n, links, priors)
             out[n] = _fraud_share(state, evidence.rate[n])
     return out

@@ -235,7 +235,15 @@ class Oracle:
         time = np.maximum(time, 0.0)
         survival = np.exp(-np.maximum(exposure, 0.0))
         survival *= (1.0 - config.renewal_per_day) ** nights
-        return Links(takeover_steps(config, time), survival, abuser_steps(time))
+        first = np.zeros(seen.day.size, np.bool_)
+        first[starts] = True
+        return Links(
+            takeover_steps(config, time),
+            survival,
+            abuser_steps(time),
+            np.cumsum(first) - 1,
+            first,
+        )
 
     def _opened_day(self, account: Ints) -> Ints:
         """First day the account could order, were it legitimate."""

@@ -126,7 +126,14 @@ class OrderSource:
         else:
             known, account, archetype = known[rows], account[rows], archetype[rows]
             event, quantity = event[rows], quantity[rows]
-        out = _blank(rows, account, archetype, known, event, quantity)
+        out = _blank(
+            rows,
+            account=account,
+            archetype=archetype,
+            known=known,
+            event=event,
+            quantity=quantity,
+        )
         today = self._day(planned)
         _who_and_when(out, today, self._ids, self._plan.slots.alias)
         _what(out, today, TABLES)
@@ -151,8 +158,9 @@ class OrderSource:
 
 
 def _blank(
-    rows: Ints, account: Ints, archetype: Codes, known: Ints, event: Ints, quantity: Ints
+    rows: Ints, *, account: Ints, archetype: Codes, known: Ints, event: Ints, quantity: Ints
 ) -> Orders:
+    """Orders of which only what the plan says is filled in; -1 stands for not yet known."""
     n = rows.size
     given = {
         "row": rows,
@@ -165,7 +173,12 @@ def _blank(
         "channel": np.empty(n, np.int8),
         "avs_match": np.empty(n, np.bool_),
     }
-    return Orders(**{f: given[f] if f in given else np.empty(n, np.int64) for f in Orders._fields})
+    return Orders._make(given.get(f, np.empty(n, np.int64)) for f in Orders._fields)
+
+
+def take(orders: Orders, rows: Ints) -> Orders:
+    """The chosen orders."""
+    return Orders._make(column[rows] for column in orders)
 
 
 @jit
@@ -242,14 +255,15 @@ def _with_what(out: Orders, day: _Day, ids: _Ids) -> None:
         low, high = int(d & np.uint64(0xFFFF)), int(d >> np.uint64(16))
         if out.declines[i] == 2:
             out.declines[i] = 2 + low % 4
-        if crowd == 0:
-            out.device_accounts[i] = 1
-        elif crowd == 1:
-            out.device_accounts[i] = 2
-        elif crowd == 2:
-            out.device_accounts[i] = 3 + high % 2
-        else:
-            out.device_accounts[i] = 5 + high % 8
+        out.device_accounts[i] = _crowd_size(crowd, high)
+
+
+@jit
+def _crowd_size(bucket: int, draw: int) -> int:
+    """Accounts on the device, from its bucket in `DEVICE_ACCOUNTS`."""
+    if bucket < 2:
+        return bucket + 1
+    return 3 + draw % 2 if bucket == 2 else 5 + draw % 8
 
 
 @jit

@@ -100,7 +100,7 @@ class Plan:
         pace = legit / self.config.legit_per_day
         category = self.events.category[sales.event]
         pull = np.bincount(category, sales.orders, len(CATEGORIES)) / self.slots.pull
-        hyped = sales.orders * np.exp(BOT_HYPE * self.events.hype[sales.event])
+        hyped: Floats = np.exp(BOT_HYPE * self.events.hype[sales.event]) * sales.orders
         start_us = self.start_us + day * DAY_US
         fraud, unserved = self._fraud(day, pace, sales, hyped)
         planned = DayPlan(

@@ -81,7 +81,8 @@ def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
 def row_key(seed: int, stream: Stream, *key: int) -> Words:
     """Shape (2,): the Philox4x32 key of one cell of a stream."""
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), *key))
-    return sequence.generate_state(2, np.uint32).astype(np.uint64)
+    word = int(sequence.generate_state(1, np.uint64)[0])
+    return np.array([word & 0xFFFFFFFF, word >> 32], dtype=np.uint64)
 
 
 def identifier_key(seed: int, namespace: Namespace) -> Words:
@@ -140,7 +141,7 @@ def opaque(number: int, key: Words) -> int:
     x ^= x >> np.uint64(26)
     x = (x * key[0]) & _MASK48
     x ^= x >> np.uint64(24)
-    return np.int64(x)
+    return int(np.int64(x))
 
 
 @jit

@@ -68,7 +68,7 @@ class Register:
         self.taste[rows] = group.taste
         self.created_us[rows] = UNKNOWN_TIME
         self.known_day[rows] = _FAR
-        return rows.start
+        return int(rows.start)
 
     def date_abusers(self, day: int, accounts: Ints, first_us: Ints, age_days: Floats) -> None:
         """Set the opening time of abusers' accounts from their first order, on `day`, and age."""

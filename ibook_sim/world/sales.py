@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class SalesBook:
         order = np.lexsort((joined.quantity, joined.event, joined.day))
         edges = np.searchsorted(joined.day[order], np.arange(first, stop + 1))
         self._ahead = joined.take(order[edges[-1] :])
-        return [joined.take(order[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        return [joined.take(order[a:b]) for a, b in pairwise(edges)]
 
 
 def sales_of_release(

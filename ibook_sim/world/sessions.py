@@ -84,6 +84,7 @@ class SessionSource:
 
     def _views(
         self,
+        *,
         session: Ints,
         look: Ints,
         user: Ints,

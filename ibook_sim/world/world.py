@@ -32,7 +32,7 @@ from ibook_assets.core.times import DAY_US
 from ibook_sim.world.aftermath import Aftermath
 from ibook_sim.world.config import WorldConfig
 from ibook_sim.world.oracle import DayTruth, Oracle
-from ibook_sim.world.orders import Orders, OrderSource
+from ibook_sim.world.orders import Orders, OrderSource, take
 from ibook_sim.world.plan import Plan
 from ibook_sim.world.randomness import (
     Ints,
@@ -45,10 +45,36 @@ from ibook_sim.world.randomness import (
 from ibook_sim.world.register import UNKNOWN_TIME
 from ibook_sim.world.sessions import SessionSource
 
-_NAMES: Final = ("Aurora", "Harbour", "Lindgren", "Meridian", "Northway", "Olive", "Pavilion",
-                 "Quayside", "Riverside", "Solstice", "Tramshed", "Union", "Vesper", "Westend")  # fmt: skip
-_CITIES: Final = ("Amsterdam", "Berlin", "Dublin", "Lisbon", "London", "Lyon", "Madrid", "Milan",
-                  "Paris", "Prague", "Vienna", "Warsaw")  # fmt: skip
+_NAMES: Final = [
+    "Aurora",
+    "Harbour",
+    "Lindgren",
+    "Meridian",
+    "Northway",
+    "Olive",
+    "Pavilion",
+    "Quayside",
+    "Riverside",
+    "Solstice",
+    "Tramshed",
+    "Union",
+    "Vesper",
+    "Westend",
+]
+_CITIES: Final = [
+    "Amsterdam",
+    "Berlin",
+    "Dublin",
+    "Lisbon",
+    "London",
+    "Lyon",
+    "Madrid",
+    "Milan",
+    "Paris",
+    "Prague",
+    "Vienna",
+    "Warsaw",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +128,16 @@ class World:
         """
         number = self._number(day)
         orders = self._orders.rows(number)
-        ranks = np.lexsort((orders.transaction_id, orders.known_ts))
         return DayTables(
-            transactions=self._transactions(Orders(*(c[ranks] for c in orders))),
+            transactions=self._transactions(orders),
             views=_table(VIEWS, self._sessions.views(number, orders)._asdict()),
             refunds=_table(REFUNDS, self._aftermath.refunds(number)._asdict()),
             outcomes=_table(OUTCOMES, self._aftermath.outcomes(number)._asdict()),
         )
+
+    def transactions(self, day: date) -> pa.Table:
+        """The transactions of `day` alone."""
+        return self._transactions(self._orders.rows(self._number(day)))
 
     def orders(self, day: date) -> Orders:
         """Orders of `day` as arrays with their truth, in row order: for measuring, not feeding."""
@@ -146,6 +175,7 @@ class World:
         return number
 
     def _transactions(self, orders: Orders) -> pa.Table:
+        orders = take(orders, np.lexsort((orders.transaction_id, orders.known_ts)))
         columns: dict[str, Any] = orders._asdict()
         columns["promoter_id"] = self._plan.events.promoter_id[orders.event_id]
         columns["tier"] = _names(TIERS, orders.tier.astype(np.int64))
