@@ -33,7 +33,7 @@ def entity_id(value: int | str) -> int:
         if not value:
             msg = "an identifier must not be empty; leave the field out where there is none"
             raise ContractError(msg)
-        if not _DECIMAL.match(value) or int(value) > MAX_ID:
+        if not _DECIMAL.fullmatch(value) or int(value) > MAX_ID:
             digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
             return int.from_bytes(digest, "big") >> 1
         value = int(value)

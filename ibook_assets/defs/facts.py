@@ -1,5 +1,7 @@
 """Fact assets: raw rows deduplicated and joined with what features need."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from ibook_assets.core.fact_rules import ID_LOOKBACK_DAYS, ORDER_LOOKBACK_DAYS
@@ -7,7 +9,7 @@ from ibook_assets.core.facts import FACT_TABLES
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import OUTCOMES, REFUNDS, TRANSACTIONS, VIEWS, TableSpec
 from ibook_assets.core.times import DAY_US
-from ibook_assets.defs.metadata import daily_plot, table_schema
+from ibook_assets.defs.metadata import rows_by_day, summary, table_schema
 from ibook_assets.defs.partitions import DATA_PLATFORM, FACTS, SINGLE_RUN, daily, looking_back
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
@@ -48,21 +50,19 @@ def _fact_table(spec: TableSpec, settings: Settings) -> dg.AssetsDefinition:
     )
     @fails_fast
     def table(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
+        from ibook_assets.stores.bulk import Write, write_all
         from ibook_assets.stores.fact_days import FACT_DAYS
 
-        commit = live_run_check(context)
-        rows = []
-        for day, facts in FACT_DAYS[spec.name](lake.tables, context.partition_keys):
-            receipt = lake.tables.write(
-                f"facts/{spec.name}", day, facts.table, spec=spec, precommit=commit
-            )
-            rows.append(receipt.rows)
-            context.add_asset_metadata(
-                {"dagster/row_count": receipt.rows, "sha256": receipt.sha256, **facts.counts},
-                partition_key=day,
-            )
-        return dg.MaterializeResult(
-            metadata={"rows_by_day": daily_plot(context.partition_keys, {"rows": rows})}
-        )
+        counts = {}
+
+        def writes() -> Iterator[Write]:
+            for day, facts in FACT_DAYS[spec.name](lake.tables, context.partition_keys):
+                counts[day] = facts.counts
+                yield Write(f"facts/{spec.name}", day, facts.table, spec)
+
+        receipts = list(write_all(lake.tables, writes(), precommit=live_run_check(context)))
+        for day, receipt in zip(counts, receipts, strict=True):
+            context.add_asset_metadata({**summary(receipt), **counts[day]}, partition_key=day)
+        return dg.MaterializeResult(metadata={"rows_by_day": rows_by_day(receipts)})
 
     return table

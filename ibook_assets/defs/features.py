@@ -7,7 +7,7 @@ from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.features.engine import lookback_us, required_sources
 from ibook_assets.core.features.spec import FeatureView
 from ibook_assets.core.settings import Settings
-from ibook_assets.defs.metadata import daily_plot, preview, view_schema
+from ibook_assets.defs.metadata import preview, rows_by_day, summary, view_schema
 from ibook_assets.defs.partitions import FEATURES, SINGLE_RUN, daily, looking_back
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
@@ -36,20 +36,20 @@ def _feature_view(view: FeatureView, settings: Settings) -> dg.AssetsDefinition:
         metadata={"dagster/column_schema": view_schema(view), "entity": view.entity or "order"},
     )
     @fails_fast
-    def features(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
+    def features(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> dg.MaterializeResult[None]:
+        from ibook_assets.stores.bulk import Write, write_all
         from ibook_assets.stores.feature_days import feature_days, feature_table
 
-        commit = live_run_check(context)
-        rows, table = [], None
-        for day, table in feature_days(lake.tables, view, context.partition_keys):
-            receipt = lake.tables.write(feature_table(view), day, table, precommit=commit)
-            rows.append(receipt.rows)
-            context.add_asset_metadata(
-                {"dagster/row_count": receipt.rows, "sha256": receipt.sha256}, partition_key=day
-            )
-        metadata = {"rows_by_day": daily_plot(context.partition_keys, {"rows": rows})}
-        if table is not None:
-            metadata["preview"] = preview(table)
-        return dg.MaterializeResult(metadata=metadata)
+        days = feature_days(lake.tables, view, context.partition_keys)
+        writes = (Write(feature_table(view), day, values) for day, values in days)
+        receipts = list(write_all(lake.tables, writes, precommit=live_run_check(context)))
+        for receipt in receipts:
+            context.add_asset_metadata(summary(receipt), partition_key=receipt.partition)
+        newest = lake.tables.read_files(receipts[-1:])
+        return dg.MaterializeResult(
+            metadata={"rows_by_day": rows_by_day(receipts), "preview": preview(newest)}
+        )
 
     return features

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ibook_assets.core.features.spec import FeatureView
 from ibook_assets.core.tables import TableSpec
+from ibook_assets.stores.lake import Receipt
 
 PREVIEW_ROWS = 5
 
@@ -64,6 +65,20 @@ def png(image: bytes, alt: str) -> dg.MetadataValue:
     """A PNG image shown in place."""
     encoded = base64.b64encode(image).decode()
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
+
+
+def summary(receipt: Receipt) -> dict[str, int | str]:
+    """What a partition's materialisation shows of its write."""
+    return {
+        "dagster/row_count": receipt.rows,
+        "sha256": receipt.sha256,
+        "bytes": receipt.bytes,
+    }
+
+
+def rows_by_day(receipts: Sequence[Receipt]) -> dg.MetadataValue:
+    """Plot of the rows of each partition that a run wrote."""
+    return daily_plot([str(r.partition) for r in receipts], {"rows": [r.rows for r in receipts]})
 
 
 def daily_plot(days: Sequence[str], series: Mapping[str, Sequence[float]]) -> dg.MetadataValue:

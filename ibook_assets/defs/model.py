@@ -5,9 +5,9 @@ import dagster as dg
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import USE_CASES, UseCase
-from ibook_assets.defs.metadata import png, preview, records
-from ibook_assets.defs.partitions import FRAUD_SCIENCE, ML_PLATFORM
-from ibook_assets.defs.resources import LakeResource, TrackingResource
+from ibook_assets.defs.metadata import preview
+from ibook_assets.defs.partitions import ML_PLATFORM
+from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, live_run_check, training_retries
 
 

@@ -1,16 +1,13 @@
 """Raw assets: what arrived, validated, one partition a day of knowledge time."""
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import date
 
 import dagster as dg
 
-from ibook_assets.core.quarantine import quarantine_spec
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import EVENTS, RAW_TABLES, TableSpec
-from ibook_assets.defs.metadata import daily_plot, preview, records, table_schema
+from ibook_assets.core.tables import EVENTS, RAW_TABLES
+from ibook_assets.defs.landing import Landed, Landing
+from ibook_assets.defs.metadata import preview, records, rows_by_day, summary, table_schema
 from ibook_assets.defs.partitions import DATA_PLATFORM, RAW, SINGLE_RUN, daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
@@ -62,14 +59,6 @@ def _catalogue(settings: Settings) -> dg.AssetsDefinition:
     return events
 
 
-@dataclass
-class _Landed:
-    """What a run landed in one table."""
-
-    rows: list[int] = field(default_factory=list[int])
-    refused: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
-
-
 def _raw_tables(settings: Settings) -> dg.AssetsDefinition:
     keys = {spec.name: dg.AssetKey(["raw", spec.name]) for spec in RAW_TABLES}
 
@@ -101,72 +90,40 @@ def _raw_tables(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: LakeResource, source: dg.ResourceParam[RawSource]
     ) -> Iterator[dg.MaterializeResult[None]]:
         chosen = [spec for spec in RAW_TABLES if keys[spec.name] in context.selected_asset_keys]
-        landed = {spec.name: _Landed() for spec in chosen}
-        for day in context.partition_keys:
-            for spec in chosen:
-                _land(context, lake, source, spec, day, landed[spec.name])
+        landing = Landing(source, chosen, context.partition_keys)
+        landing.run(lake.tables, precommit=live_run_check(context))
         for spec in chosen:
-            yield _result(keys[spec.name], context.partition_keys, landed[spec.name])
+            for landed in landing.of(spec):
+                context.add_asset_metadata(
+                    {
+                        **summary(landed.receipt),
+                        "quarantined_rows": sum(landed.refused.values()),
+                        "repeated_rows": landed.repeated,
+                    },
+                    asset_key=keys[spec.name],
+                    partition_key=landed.day,
+                )
+            yield _result(keys[spec.name], landing.of(spec))
 
     return tables
 
 
-def _land(
-    context: dg.AssetExecutionContext,
-    lake: LakeResource,
-    source: RawSource,
-    spec: TableSpec,
-    day: str,
-    landed: _Landed,
-) -> None:
-    from ibook_assets.stores.contracts import validate
-
-    commit = live_run_check(context)
-    delivery = source.delivery(spec, date.fromisoformat(day))
-    checked = validate(
-        delivery.rows,
-        spec,
-        source=f"{source.label}, {day}",
-        day=date.fromisoformat(day),
-        now_us=time.time_ns() // 1_000,
-        rejected=delivery.rejected,
-    )
-    lake.tables.write(
-        f"quarantine/{spec.name}",
-        day,
-        checked.quarantined,
-        spec=quarantine_spec(spec),
-        precommit=commit,
-    )
-    receipt = lake.tables.write(
-        f"raw/{spec.name}", day, checked.accepted, spec=spec, precommit=commit
-    )
-    landed.rows.append(receipt.rows)
-    landed.refused += [{"day": day, "reason": r, "rows": n} for r, n in checked.counts.items()]
-    context.add_asset_metadata(
-        {
-            "dagster/row_count": receipt.rows,
-            "sha256": receipt.sha256,
-            "quarantined_rows": checked.quarantined.num_rows,
-            "repeated_rows": checked.repeated,
-        },
-        asset_key=dg.AssetKey(["raw", spec.name]),
-        partition_key=day,
-    )
-
-
-def _result(key: dg.AssetKey, days: list[str], landed: _Landed) -> dg.MaterializeResult[None]:
-    refused = {"refused": records(landed.refused)} if landed.refused else {}
+def _result(key: dg.AssetKey, landed: list[Landed]) -> dg.MaterializeResult[None]:
+    refused = [
+        {"day": one.day, "reason": reason, "rows": rows}
+        for one in landed
+        for reason, rows in one.refused.items()
+    ]
     return dg.MaterializeResult(
         asset_key=key,
-        metadata={"rows_by_day": daily_plot(days, {"rows": landed.rows})},
+        metadata={"rows_by_day": rows_by_day([one.receipt for one in landed])},
         check_results=[
             dg.AssetCheckResult(
                 check_name=NOTHING_QUARANTINED,
                 asset_key=key,
-                passed=not landed.refused,
+                passed=not refused,
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata=refused,
+                metadata={"refused": records(refused)} if refused else {},
             )
         ],
     )

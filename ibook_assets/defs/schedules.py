@@ -8,12 +8,14 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
 from ibook_assets.defs.partitions import FACTS, FEATURES, RAW, SERVING, TRUTH, daily
 
+Schedule = dg.ScheduleDefinition | dg.UnresolvedPartitionedAssetScheduleDefinition
+
 _DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES)
 
 
 def jobs_and_schedules(
     settings: Settings,
-) -> tuple[list[dg.UnresolvedAssetJobDefinition], list[dg.ScheduleDefinition]]:
+) -> tuple[list[dg.UnresolvedAssetJobDefinition], list[Schedule]]:
     """The daily data job, the publication that follows it, and weekly training."""
     data = dg.define_asset_job(
         "daily_data",

@@ -6,7 +6,7 @@ import dagster as dg
 
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRUTH_ORDERS
-from ibook_assets.defs.metadata import table_schema
+from ibook_assets.defs.metadata import rows_by_day, summary, table_schema
 from ibook_assets.defs.partitions import DATA_PLATFORM, SINGLE_RUN, TRUTH, daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
@@ -34,16 +34,16 @@ def _orders(settings: Settings) -> dg.AssetsDefinition:
     def orders(
         context: dg.AssetExecutionContext, lake: LakeResource, source: dg.ResourceParam[RawSource]
     ) -> dg.MaterializeResult[None]:
-        commit = live_run_check(context)
-        rows = 0
+        from ibook_assets.stores.bulk import Write, write_all
+
         truths = source.truth([date.fromisoformat(day) for day in context.partition_keys])
-        for day, truth in truths.items():
-            key = day.isoformat()
-            receipt = lake.tables.write(
-                "truth/orders", key, truth, spec=TRUTH_ORDERS, precommit=commit
-            )
-            context.add_asset_metadata({"dagster/row_count": receipt.rows}, partition_key=key)
-            rows += receipt.rows
-        return dg.MaterializeResult(metadata={"rows": rows})
+        writes = (
+            Write(f"truth/{TRUTH_ORDERS.name}", day.isoformat(), truth, TRUTH_ORDERS)
+            for day, truth in truths.items()
+        )
+        receipts = list(write_all(lake.tables, writes, precommit=live_run_check(context)))
+        for receipt in receipts:
+            context.add_asset_metadata(summary(receipt), partition_key=receipt.partition)
+        return dg.MaterializeResult(metadata={"rows_by_day": rows_by_day(receipts)})
 
     return orders
