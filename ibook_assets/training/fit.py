@@ -130,7 +130,7 @@ def _stop_early(
         late.x, late.labels, max_bin=parameters.max_bin, threads=threads, ref=grown
     )
     log: dict[str, dict[str, list[float]]] = {}
-    stopping = xgb.callback.EarlyStopping(use_case.space.patience, maximize=True)
+    stopping = xgb.callback.EarlyStopping(rounds=use_case.space.patience, maximize=True)
     booster = xgb.train(
         parameters.as_xgboost(seed=use_case.seed, threads=threads),
         grown,

@@ -282,7 +282,7 @@ def _objective(
             num_boost_round=space.max_rounds,
             evals=[(judged, VALIDATION)],
             callbacks=[
-                xgb.callback.EarlyStopping(space.patience, maximize=True),
+                xgb.callback.EarlyStopping(rounds=space.patience, maximize=True),
                 _Prune(trial, first_step=fold * space.max_rounds),
             ],
             verbose_eval=False,
