@@ -135,3 +135,11 @@ FRAUD: Final = UseCase(
 
 USE_CASES: Final = {use_case.name: use_case for use_case in (FRAUD,)}
 """Every use case by name."""
+
+
+def use_case_named(name: str) -> UseCase:
+    """The use case called `name`; ContractError when there is none."""
+    if name not in USE_CASES:
+        msg = f"unknown use case {name!r}; defined: {sorted(USE_CASES)}"
+        raise ContractError(msg)
+    return USE_CASES[name]
