@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from ibook_assets.core.errors import ContractError
@@ -33,7 +32,7 @@ from ibook_assets.core.features.spec import SOURCES, FeatureView
 from ibook_assets.core.features.sweep import sweep
 from ibook_assets.core.features.transforms import TRANSFORMS
 
-_TILE_ROWS: Final = 8_192
+_TILE_ROWS: Final = 2_048
 """Rows finished at a time, so that their operands stay in the cache."""
 
 
@@ -130,26 +129,30 @@ def _aggregates(group: GroupPlan, source: pa.Table | None, queries: _Queries) ->
     return out
 
 
-def _tiles(plan: Plan, queries: pa.Table) -> Iterator[npt.NDArray[np.int64]]:
-    """Request columns that formulas read, (rows, columns) a tile."""
+def _tiles(plan: Plan, queries: pa.Table) -> Iterator[list[Ints]]:
+    """Request columns that formulas read, a tile at a time; at least one column of the tile."""
     present = [n for n, _ in plan.row_operands if n in queries.column_names]
     names = list(dict.fromkeys(["known_ts", *present]))
     for batch in queries.select(names).to_batches(max_chunksize=_TILE_ROWS):
-        tile = np.full((batch.num_rows, len(plan.row_operands)), MISSING, np.int64)
-        for k, (name, transform) in enumerate(plan.row_operands):
+        nothing = np.full(batch.num_rows, MISSING, np.int64)
+        columns = [nothing]
+        for name, transform in plan.row_operands:
             if name in names:
                 values = column_integers(batch, FACT_TRANSACTIONS, name)
-                tile[:, k] = np.where(values < 0, MISSING, TRANSFORMS[transform](values))
-        yield tile
+                columns.append(np.where(values < 0, MISSING, TRANSFORMS[transform](values)))
+            else:
+                columns.append(nothing)
+        yield columns
 
 
 def _finish(plan: Plan, aggregates: list[Ints], queries: pa.Table) -> Floats:
     out = np.empty((len(plan.features), queries.num_rows), np.float32)
     at = 0
-    for tile in _tiles(plan, queries):
-        to = at + len(tile)
-        operands = np.concatenate([*(a[at:to] for a in aggregates), tile], axis=1)
-        finish(operands, plan.program, out[:, at:to])
+    for first, *columns in _tiles(plan, queries):
+        to = at + len(first)
+        constants = np.ones_like(first), np.zeros_like(first)
+        operands = np.vstack([*(a[at:to].T for a in aggregates), *columns, *constants])
+        finish(operands, plan.program, out, at)
         at = to
     return out
 

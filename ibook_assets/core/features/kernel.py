@@ -191,29 +191,25 @@ def most_frequent(counts: Ints) -> int:
 
 
 @inner
-def evaluate(operands: Ints, instruction: Ints) -> float:
-    """One value: integers throughout, then one division; NaN when undefined."""
-    numerator = operands[instruction[0]]
-    if numerator < 0:
+def evaluate(a: int, b: int, c: int, d: int, p: int, q: int) -> float:
+    """`(a * b - c + p) / (d + q)`: integers, then one division; NaN when undefined."""
+    denominator = d + q
+    # One sign bit among the operands is enough: a missing one is negative.
+    if (a | b | c | d) < 0 or denominator == 0:
         return np.nan
-    for k in range(1, 4):
-        if instruction[k] >= 0 and operands[instruction[k]] < 0:
-            return np.nan
-    if instruction[1] >= 0:
-        numerator *= operands[instruction[1]]
-    if instruction[2] >= 0:
-        numerator -= operands[instruction[2]]
-    denominator = instruction[5]
-    if instruction[3] >= 0:
-        denominator += operands[instruction[3]]
-    if denominator == 0:
-        return np.nan
-    return float(numerator + instruction[4]) / float(denominator)
+    return float(a * b - c + p) / float(denominator)
 
 
 @compiled
-def finish(operands: Ints, program: Ints, out: Floats) -> None:
-    """Evaluate `program` (features, 6) over `operands` (rows, n) into `out` (features, rows)."""
+def finish(operands: Ints, program: Ints, out: Floats, at: int) -> None:
+    """Evaluate `program` over `operands` (n, rows) into columns `at` ... of `out` (features, …)."""
     for f in range(len(program)):
-        for row in range(len(operands)):
-            out[f, row] = np.float32(evaluate(operands[row], program[f]))
+        a = operands[program[f, 0]]
+        b = operands[program[f, 1]]
+        c = operands[program[f, 2]]
+        d = operands[program[f, 3]]
+        p = program[f, 4]
+        q = program[f, 5]
+        values = out[f, at : at + operands.shape[1]]
+        for row in range(len(values)):
+            values[row] = np.float32(evaluate(a[row], b[row], c[row], d[row], p, q))

@@ -133,8 +133,8 @@ class Plan:
     row_operands: tuple[tuple[str, Transform], ...]
     """Request columns that formulas read; they follow the aggregates among the operands."""
     program: Ints
-    """(features, 6): operands a, b, c, d (-1 is none) and integers p, q of
-    `(a * b - c + p) / (d + q)`."""
+    """(features, 6): operands a, b, c, d and integers p, q of `(a * b - c + p) / (d + q)`. After
+    the request columns come two constant operands, 1 and 0, for what a formula does not have."""
 
     def without(self, absent: Sequence[Iterable[RecordColumn] | None]) -> Plan:
         """The plan when, per group, these record columns do not exist; see GroupPlan.without."""
@@ -195,6 +195,10 @@ def _group_plan(layout: Layout, members: Sequence[Aggregation]) -> GroupPlan:
     )
 
 
+_ONE: Final = ("one",)
+_ZERO: Final = ("zero",)
+
+
 class _Operands:
     """Collects what formulas read; equal aggregates of different views are computed once."""
 
@@ -225,8 +229,13 @@ def plan_features(
     formulas = []
     for view, feature in features:
         factors, plus, minus, divisor, divisor_plus = formula(feature)
-        names = [*factors, *([None] * (2 - len(factors))), minus, divisor]
-        keys = [None if n is None else operands.add(view, feature, n) for n in names]
+        second = factors[1] if len(factors) > 1 else None
+        keys = [
+            constant if name is None else operands.add(view, feature, name)
+            for name, constant in zip(
+                (factors[0], second, minus, divisor), (_ONE, _ONE, _ZERO, _ZERO), strict=True
+            )
+        ]
         formulas.append((keys, plus, divisor_plus))
     if layouts is None:
         layouts = layouts_of(dict.fromkeys(view for view, _ in features))
@@ -235,7 +244,7 @@ def plan_features(
     if absent:
         msg = f"no layout for {sorted(absent)}; plan with the layouts of every view involved"
         raise ContractError(msg)
-    position: dict[tuple[object, ...] | None, int] = {None: -1}
+    position: dict[tuple[object, ...], int] = {}
     groups = []
     for key, members in operands.groups.items():
         group = _group_plan(known[key], list(members.values()))
@@ -243,10 +252,12 @@ def plan_features(
         order = np.lexsort((group.aggregates[:, 2], group.aggregates[:, 0]))
         identities = list(members)
         for k in order:
-            position["aggregate", key, identities[k]] = len(position) - 1
+            position["aggregate", key, identities[k]] = len(position)
         groups.append(group.reordered(order))
     for column, transform in operands.rows:
-        position["row", column, transform] = len(position) - 1
+        position["row", column, transform] = len(position)
+    position[_ONE] = len(position)
+    position[_ZERO] = len(position)
     program = [[*(position[k] for k in keys), p, q] for keys, p, q in formulas]
     return Plan(
         tuple(feature for _, feature in features),

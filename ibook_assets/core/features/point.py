@@ -143,7 +143,9 @@ def _answer(
     program: Ints,
     out: Floats,
 ) -> None:
-    operands = np.empty(len(aggregates) + requests.shape[1], np.int64)
+    operands = np.empty(len(aggregates) + requests.shape[1] + 2, np.int64)
+    operands[-2] = 1
+    operands[-1] = 0
     empty = np.zeros((1, 1), np.int64)
     for row in range(len(times)):
         for g in range(len(groups)):
@@ -163,7 +165,9 @@ def _answer(
         for k in range(requests.shape[1]):
             operands[len(aggregates) + k] = requests[row, k]
         for f in range(len(program)):
-            out[row, f] = np.float32(evaluate(operands, program[f]))
+            a, b = operands[program[f, 0]], operands[program[f, 1]]
+            c, d = operands[program[f, 2]], operands[program[f, 3]]
+            out[row, f] = np.float32(evaluate(a, b, c, d, program[f, 4], program[f, 5]))
 
 
 @dataclass(frozen=True, slots=True)
