@@ -36,7 +36,7 @@ FORBIDDEN_LICENCE = re.compile(
     r"(?<![A-Za-z])(?:AGPL|GPL|SSPL|BUSL)|GNU General Public|Affero|Server Side Public"
 )
 """GPL and its kin; the lesser GPL of a library we only link to may be shipped."""
-UNSTATED_LICENCES = {"huey": "MIT (LICENSE in its repository)"}
+UNSTATED_LICENCES = {"huey": "MIT (the LICENSE file it installs)"}
 """Packages whose metadata states no licence, and where we read it."""
 
 
