@@ -34,6 +34,7 @@ from ibook_assets.core.use_cases import Span, TreeSpace, UseCase
 from ibook_assets.training.examples import Examples
 from ibook_assets.training.fit import fit
 from ibook_assets.training.protocol import BacktestResult, BacktestWeek, Protocol
+from ibook_assets.training.trees import TreeParameters
 from ibook_assets.training.tune import Fold, Tuning, tune
 
 Positions = npt.NDArray[np.intp]
@@ -41,8 +42,23 @@ Positions = npt.NDArray[np.intp]
 FOLDS: Final = 3
 """Earlier weeks the search is judged on."""
 
-SPACE: Final = TreeSpace(max_depth=Span(2, 6), max_bin=(1_024, 4_096), max_rounds=300)
+SPACE: Final = TreeSpace(
+    eta=Span(0.05, 0.15, log=True),
+    max_depth=Span(2, 5),
+    subsample=Span(0.8, 1.0),
+    colsample_bytree=Span(0.5, 1.0),
+    max_bin=(4_096,),
+    max_rounds=300,
+)
 """A week of one shop is small: fine bins cost little there and shallow trees suffice."""
+
+STARTS: Final = (
+    TreeParameters(),
+    TreeParameters(
+        max_depth=3, min_child_weight=1.0, subsample=1.0, colsample_bytree=1.0, reg_lambda=1.0
+    ),
+)
+"""Where the search starts: the platform's defaults and the handbook's published parameters."""
 
 _FOLD_ROWS: Final = 150_000
 _HINDSIGHT_US: Final = 2**62
@@ -112,6 +128,7 @@ def backtest(
         seed=use_case.seed,
         threads=threads,
         max_rows=_FOLD_ROWS,
+        starts=STARTS,
     )
     tuned = replace(use_case, space=space)
     tested = [

@@ -168,12 +168,13 @@ def tune(
     seed: int,
     threads: int,
     max_rows: int = TUNING_ROWS,
+    starts: Sequence[TreeParameters] = (TreeParameters(),),
 ) -> Tuning:
     """Search `space` for the highest mean average precision on the folds' later rows.
 
     The study is kept in a SQLite file and continued by name: finished trials count towards
     `trials`, one that was cut off is run again, and the result equals that of a search that was
-    never interrupted. The first trial is always the defaults, so a search cannot do worse.
+    never interrupted. The first trials are always `starts`, so a search cannot do worse.
 
     Args:
         examples: rows the folds point into.
@@ -185,6 +186,7 @@ def tune(
         seed: of sampling, thinning and XGBoost.
         threads: XGBoost's.
         max_rows: legitimate rows are thinned to about this many rows a fold and side.
+        starts: parameters to try first; moved into `space` where they lie outside.
     """
     prepared = _Folds(examples, folds, max_rows=max_rows, seed=seed, threads=threads)
     storage.parent.mkdir(parents=True, exist_ok=True)
@@ -198,8 +200,8 @@ def tune(
             study.sampler = optuna.samplers.TPESampler(
                 seed=seed + done, n_startup_trials=_STARTUP_TRIALS
             )
-            if done == 0:
-                study.enqueue_trial(_start(space), skip_if_exists=True)
+            if done < len(starts):
+                study.enqueue_trial(_within(space, starts[done]), skip_if_exists=True)
             study.optimize(
                 lambda trial: _objective(trial, prepared, space, seed=seed, threads=threads),
                 n_trials=1,
@@ -231,10 +233,10 @@ def _finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=states))
 
 
-def _start(space: TreeSpace) -> dict[str, Any]:
-    """The default parameters, moved into `space` where they lie outside."""
+def _within(space: TreeSpace, parameters: TreeParameters) -> dict[str, Any]:
+    """`parameters`, moved into `space` where they lie outside."""
     start: dict[str, Any] = {}
-    for name, value in TreeParameters().as_plain().items():
+    for name, value in parameters.as_plain().items():
         bounds = getattr(space, name)
         if isinstance(bounds, Span):
             start[name] = type(value)(min(max(float(value), bounds.low), bounds.high))
