@@ -85,10 +85,16 @@ def _within(schema: object, schemas: Mapping[str, Any]) -> dict[str, None]:
 def _fields(name: str, schema: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     rows = [
-        (field + ("*" if field in required else ""), spec.get("description", ""), spec)
+        (field + ("*" if field in required else ""), _meaning(spec), spec)
         for field, spec in schema["properties"].items()
     ]
     return _table(name, rows)
+
+
+def _meaning(spec: Mapping[str, Any]) -> str:
+    """Description of a field; that of an optional one may sit on its first alternative."""
+    alternatives = [spec, *spec.get("anyOf", ())]
+    return next((str(a["description"]) for a in alternatives if "description" in a), "")
 
 
 def _table(heading: str, rows: list[tuple[str, str, Mapping[str, Any]]]) -> str:

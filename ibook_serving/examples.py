@@ -60,10 +60,11 @@ PREDICTED: Final = PredictResponse(
             threshold=0.31,
             reasons=(
                 Reason(
-                    feature="order_context:declines",
+                    feature="order_context:decline_count",
                     value=3.0,
                     contribution=1.72,
-                    phrase="Declined attempts before this one: 3 attempts (raises the risk)",
+                    phrase="Declined payment attempts before this order: "
+                    "3 attempts (raises the risk)",
                 ),
             ),
             model_version=_VERSION,

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 
@@ -144,12 +145,19 @@ class RunningServer:
         """GET /readyz of one of the processes."""
         return dict(self.client.get("/readyz").json())
 
-    def versions(self, attempts: int = 8) -> set[str | None]:
-        """Model versions that new connections are answered with."""
+    def asked_anew(self, field: str, *, times: int = 8) -> set[Any]:
+        """What `/readyz` says in `field` on as many new connections: any process may answer."""
         found = set()
-        for _ in range(attempts):
-            found.add(httpx.get(f"{self.url}/readyz", timeout=10).json()["model_version"])
+        for _ in range(times):
+            connection = HTTPConnection("127.0.0.1", self.client.base_url.port, timeout=20)
+            with closing(connection):
+                connection.request("GET", "/readyz")
+                found.add(json.loads(connection.getresponse().read())[field])
         return found
+
+    def versions(self) -> set[str | None]:
+        """Model versions that new connections are answered with."""
+        return self.asked_anew("model_version")
 
     def predict(self, *orders: Mapping[str, object], **query: str) -> list[dict[str, Any]]:
         """Predictions for `orders`."""

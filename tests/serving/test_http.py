@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
+from ibook_assets.core.features.catalog import resolve
 from ibook_assets.core.ids import NAME_PATTERN
 from ibook_assets.core.use_cases import FRAUD
+from ibook_serving import examples
 from tests.serving.harness import ADMIN_KEY, ORDER, RunningServer
 
 PROBLEM = "application/problem+json"
@@ -220,6 +222,12 @@ def test_the_openapi_document_is_valid_and_its_examples_are_true(served: Running
     for path, item in document["paths"].items():
         for method, operation in item.items():
             _check_operation(served, document, path, method, operation)
+
+
+def test_the_examples_name_features_that_exist() -> None:
+    for prediction in examples.PREDICTED.predictions:
+        for reason in prediction.reasons or ():
+            assert resolve(reason.feature)[1].description in reason.phrase
 
 
 def _check_operation(

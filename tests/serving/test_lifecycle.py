@@ -92,10 +92,16 @@ def test_from_no_model_to_promoted_to_replaced_to_tampered_without_a_restart(
         assert set(report.versions[-10:]) == {"fraud-v2"}
 
         first = publish_history(settings)
-        eventually(lambda: _snapshots(server) == {first.snapshot_id}, what="the first history")
+        eventually(
+            lambda: server.asked_anew("online_snapshot") == {first.snapshot_id},
+            what="the first history",
+        )
         assert server.predict(ORDER)[0]["degraded"] == []
         second = publish_history(settings, as_of_us=later(hours=1))
-        eventually(lambda: _snapshots(server) == {second.snapshot_id}, what="the second history")
+        eventually(
+            lambda: server.asked_anew("online_snapshot") == {second.snapshot_id},
+            what="the second history",
+        )
 
         publish_damaged_model(settings, small_bundle("fraud-v3", seed=3))
         publish_damaged_history(settings, as_of_us=later(hours=2))
@@ -114,12 +120,6 @@ def test_from_no_model_to_promoted_to_replaced_to_tampered_without_a_restart(
         assert server.api_processes() == started_with, "nothing was restarted"
 
 
-def _snapshots(server: RunningServer) -> set[str | None]:
-    return {server.readiness()["online_snapshot"] for _ in range(2)} | {
-        httpx.get(f"{server.url}/readyz", timeout=10).json()["online_snapshot"] for _ in range(6)
-    }
-
-
 def _refusals(server: RunningServer) -> set[str]:
     return {r["what"] for r in server.readiness()["refusals"]}
 
@@ -132,7 +132,10 @@ def test_a_killed_api_process_is_replaced_and_sigterm_answers_what_is_in_flight(
         before = server.api_processes()
         assert len(before) == 2
         os.kill(before[0], signal.SIGKILL)
-        eventually(lambda: bool(_answering(server) - {*before}), what="answers from a new process")
+        eventually(
+            lambda: bool(server.asked_anew("process") - {*before}),
+            what="answers from a new process",
+        )
         assert len(server.api_processes()) == 2
         assert before[0] not in server.api_processes()
         assert server.events("API process died; starting another")[0]["exit_code"] == -9
@@ -149,10 +152,6 @@ def test_a_killed_api_process_is_replaced_and_sigterm_answers_what_is_in_flight(
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/healthz", timeout=5)
         assert server.events("stopping")[0]["signal"] == "SIGTERM"
-
-
-def _answering(server: RunningServer) -> set[int]:
-    return {httpx.get(f"{server.url}/readyz", timeout=10).json()["process"] for _ in range(8)}
 
 
 def _ask_much(server: RunningServer) -> HTTPConnection:
