@@ -88,7 +88,7 @@ def row_key(seed: int, stream: Stream, *key: int) -> Words:
 def identifier_key(seed: int, namespace: Namespace) -> Words:
     """Shape (4,): the key of a namespace's permutation of 48-bit numbers."""
     sequence = np.random.SeedSequence(seed, spawn_key=(int(Stream.IDENTIFIERS), int(namespace)))
-    key = sequence.generate_state(4, np.uint64)
+    key = np.array(sequence.generate_state(4, np.uint64).tolist(), dtype=np.uint64)
     key[0] |= np.uint64(1)
     key[2] |= np.uint64(1)
     return key
