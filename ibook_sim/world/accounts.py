@@ -20,7 +20,7 @@ from ibook_sim.world.randomness import Floats, Ints, Stream, generator, jit
 
 TASTE_STRENGTH: Final = 12.0
 """Total of the Dirichlet parameters of an account's tastes; lower means choosier."""
-ACTIVITY_SIGMA: Final = 1.0
+ACTIVITY_SIGMA: Final = 0.6
 
 
 class Alias(NamedTuple):
