@@ -61,7 +61,7 @@ def seed_config(seed: int, start: date) -> WorldConfig:
         fraud_share=1.15 * FRAUD / TRANSACTIONS,
         renewal_per_day=0.002,
         yearly_growth=0.3,
-        seasonal_amplitude=0.35,
+        seasonal_amplitude=0.6,
     )
 
 

@@ -3,15 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from ibook_sim.world import DayTables, World, WorldConfig, days_from
-
-CONFIG = WorldConfig(users=6_000, events=120, orders_per_day=500)
-DAYS = days_from(CONFIG.start_date, 100)
-
-
-@pytest.fixture(scope="session")
-def config() -> WorldConfig:
-    return CONFIG
+from ibook_sim.world import DayTables, World
+from tests.sim.small_world import CONFIG, DAYS
 
 
 @pytest.fixture(scope="session")

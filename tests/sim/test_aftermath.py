@@ -12,9 +12,7 @@ from ibook_sim.world.fates import (
     REFUND_LIMIT_DAYS,
     law_at,
 )
-
-from .conftest import CONFIG, DAYS
-from .test_world import ints
+from tests.sim.small_world import CONFIG, DAYS, ints
 
 
 def together(days: list[DayTables], name: str) -> pa.Table:
@@ -27,7 +25,7 @@ def order_of(table: pa.Table, transactions: pa.Table) -> np.ndarray:
     ids = ints(transactions, "transaction_id")[order]
     at = np.searchsorted(ids, ints(table, "transaction_id"))
     assert (ids[at] == ints(table, "transaction_id")).all()
-    return order[at]
+    return np.asarray(order[at])
 
 
 def test_every_mature_order_has_exactly_one_outcome_by_then(

@@ -1,6 +1,7 @@
 """The posterior: against enumeration, against reality, and against a model that sees it all."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,7 @@ from ibook_sim.world.emissions import REFUNDED
 from ibook_sim.world.fates import CHARGEBACK_LAW, REFUND_LAW, law_at
 from ibook_sim.world.filter import Evidence, Links, Priors, posteriors
 from ibook_sim.world.oracle import abuser_steps, takeover_steps
-
-from .conftest import CONFIG
-from .test_world import ints
+from tests.sim.small_world import CONFIG, ints
 
 
 @given(st.floats(0.0, 60.0))
@@ -60,40 +59,46 @@ def test_filter_equals_the_sum_over_all_hidden_histories(seed: int, n: int) -> N
     assert got == pytest.approx(want, rel=1e-9)
 
 
+def _seen(evidence: Evidence, j: int, kind: int, last: int) -> float:
+    """Likelihood of order `j` and of its fate as known when order `last` is judged."""
+    out = float(evidence.rate[j, kind])
+    if j == last:
+        return out
+    now = evidence.known_us[last]
+    for moment, share, law in (
+        (evidence.chargeback_us[j], evidence.charged[kind], CHARGEBACK_LAW),
+        (evidence.refund_us[j], evidence.refunded[kind], REFUND_LAW),
+    ):
+        known = 0 <= moment <= now
+        out *= share if known else 1 - share * law_at(law, now - evidence.known_us[j])
+    return out
+
+
+def _path(
+    evidence: Evidence, links: Links, priors: Priors, path: Sequence[tuple[int, int]]
+) -> float:
+    """Weight of one history of an owner's account: (taken over?, placed by the thief?) each."""
+    start = (priors.clean[0], priors.taken[0])
+    weight = sum(start[s] * links.takeover[0, s, path[0][0]] for s in (0, 1))
+    for j, (state, author) in enumerate(path):
+        if j:
+            weight *= links.takeover[j, path[j - 1][0], state]
+        weight *= links.survival[j] * _seen(evidence, j, author, len(path) - 1)
+    return float(weight)
+
+
 def _enumerated(evidence: Evidence, links: Links, priors: Priors, last: int) -> float:
     """P(order `last` is fraud) by summing over every hidden state and every order's author."""
-    now = evidence.known_us[last]
-
-    def seen(j: int, kind: int) -> float:
-        out = float(evidence.rate[j, kind])
-        if j == last:
-            return out
-        for moment, share, law in (
-            (evidence.chargeback_us[j], evidence.charged[kind], CHARGEBACK_LAW),
-            (evidence.refund_us[j], evidence.refunded[kind], REFUND_LAW),
-        ):
-            known = 0 <= moment <= now
-            out *= share if known else 1 - share * law_at(law, now - evidence.known_us[j])
-        return out
-
     total = fraud = 0.0
-    orders = range(last + 1)
-    start = (priors.clean[0], priors.taken[0])
-    for states in itertools.product((0, 1), repeat=last + 1):
-        for authors in itertools.product((0, 1), repeat=last + 1):
-            if any(a > s for a, s in zip(authors, states, strict=True)):
-                continue
-            weight = sum(start[s] * links.takeover[0, s, states[0]] for s in (0, 1))
-            for j in orders:
-                if j:
-                    weight *= links.takeover[j, states[j - 1], states[j]]
-                weight *= links.survival[j] * seen(j, authors[j])
-            total += weight
-            fraud += weight * authors[-1]
+    for path in itertools.product(((0, 0), (1, 0), (1, 1)), repeat=last + 1):
+        weight = _path(evidence, links, priors, path)
+        total += weight
+        fraud += weight * path[-1][1]
     for kind in (2, 3, 4):
         weight = priors.abuser[0, kind - 2]
-        for j in orders:
-            weight *= (links.abuser[j, kind - 2] if j else 1.0) * seen(j, kind)
+        for j in range(last + 1):
+            again = links.abuser[j, kind - 2] if j else 1.0
+            weight *= again * _seen(evidence, j, kind, last)
         total, fraud = total + weight, fraud + weight
     return float(fraud / total)
 

@@ -21,12 +21,7 @@ from ibook_sim.export import day_path, write_days
 from ibook_sim.world import DayTables, World, WorldConfig, days_from
 from ibook_sim.world.events import EventSource
 from ibook_sim.world.orders import TIER_PERCENT
-
-from .conftest import CONFIG, DAYS
-
-
-def ints(table: pa.Table, column: str) -> np.ndarray:
-    return np.asarray(table[column], dtype=np.int64)
+from tests.sim.small_world import CONFIG, DAYS, ints
 
 
 @pytest.mark.parametrize("spec", RAW_TABLES, ids=lambda spec: spec.name)
@@ -82,7 +77,7 @@ def test_a_day_does_not_depend_on_what_was_asked_before(days: list[DayTables]) -
 
 
 def test_truth_does_not_depend_on_the_days_asked_together(
-    world: World, truth: pa.Table, days: list[DayTables]
+    truth: pa.Table, days: list[DayTables]
 ) -> None:
     start = sum(day.transactions.num_rows for day in days[:30])
     one = World(CONFIG).truth([DAYS[30]])[DAYS[30]]
