@@ -46,8 +46,8 @@ def backtest(
     from ibook_assets.core.mapping import ColumnMapping
     from ibook_assets.core.use_cases import FRAUD
     from ibook_assets.stores.files import read_file
-    from ibook_assets.training.backtest import Protocol
     from ibook_assets.training.backtest import backtest as run
+    from ibook_assets.training.protocol import Protocol
 
     config = settings()
     roles = ColumnMapping.parse(f"{mapping},id={id_column}" if id_column else mapping)

@@ -40,7 +40,7 @@ def _views(*, as_json: bool) -> None:
 
 
 def _features(name: str, *, as_json: bool) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"feature": f"{name}:{f.name}", "unit": f.unit, "description": f.description}
         for f in view(name).emitted
     ]

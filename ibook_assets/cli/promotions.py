@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ibook_assets.cli.console import console, explains_errors, print_json, settings
+from ibook_assets.cli.console import console, errors, explains_errors, print_json, settings
+from ibook_assets.core.errors import StoreUnavailableError
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.use_cases import USE_CASES, use_case_named
-from ibook_assets.stores.blobs import open_blobs
+from ibook_assets.stores.blobs import Blobs, open_blobs
+from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
 
 UseCaseName = Annotated[str, typer.Argument(help=f"One of: {', '.join(USE_CASES)}.")]
@@ -31,16 +33,20 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Judge a trained model against the champion once more and, if the gate opens, promote it."""
+    from ibook_assets.training.candidates import find_candidate
     from ibook_assets.training.promote import promote_candidate
 
+    chosen = use_case_named(use_case)
+    lake = Lake(_blobs())
     record = promote_candidate(
-        settings(),
-        use_case_named(use_case),
-        version=version,
+        lake,
+        chosen,
+        find_candidate(lake.blobs, chosen.name, version),
         actor=actor or getpass.getuser(),
         reason=reason,
     )
     _show([record], as_json=as_json)
+    _mirror(record)
 
 
 @explains_errors
@@ -58,6 +64,7 @@ def rollback(
         use_case_named(use_case).name, to=to, actor=actor or getpass.getuser(), reason=reason
     )
     _show([record], as_json=as_json)
+    _mirror(record)
 
 
 @explains_errors
@@ -66,9 +73,26 @@ def history(use_case: UseCaseName, as_json: AsJson = False) -> None:
     _show(_log().history(use_case_named(use_case).name), as_json=as_json)
 
 
-def _log() -> PromotionLog:
+def _mirror(record: PromotionRecord) -> None:
+    from ibook_assets.stores.registry import ModelRegistry
+    from ibook_assets.training.promote import mirror_champion
+
+    try:
+        registry = ModelRegistry(settings().tracking_uri, record.use_case)
+        registry.prepare()
+        mirror_champion(registry, record)
+    except StoreUnavailableError as error:
+        # The log has decided already; the alias is for people who look at MLflow.
+        errors.print(f"MLflow's champion alias was not moved: {error}", soft_wrap=True)
+
+
+def _blobs() -> Blobs:
     config = settings()
-    return PromotionLog(open_blobs(config.lake, endpoint_url=config.s3_endpoint_url))
+    return open_blobs(config.lake, endpoint_url=config.s3_endpoint_url)
+
+
+def _log() -> PromotionLog:
+    return PromotionLog(_blobs())
 
 
 def _show(records: list[PromotionRecord], *, as_json: bool) -> None:

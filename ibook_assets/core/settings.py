@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+UNKNOWN_SHA: Final = "unknown"
+"""Stands for a commit that nobody told."""
 
 
 class Settings(BaseSettings):
@@ -94,7 +97,7 @@ class Settings(BaseSettings):
     """Key of the admin routes; unset keeps them closed."""
 
     git_sha: str = Field(
-        default="unknown", validation_alias=AliasChoices("IBOOK_GIT_SHA", "PIPELINE_GIT_SHA")
+        default=UNKNOWN_SHA, validation_alias=AliasChoices("IBOOK_GIT_SHA", "PIPELINE_GIT_SHA")
     )
     """Commit this code was built from; a checkout finds it out itself."""
 

@@ -1,14 +1,17 @@
 """Model assets, made from each use case's spec: training set, model, evaluation, promotion."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import USE_CASES, UseCase
-from ibook_assets.defs.metadata import preview
-from ibook_assets.defs.partitions import ML_PLATFORM
+from ibook_assets.defs.metadata import png, preview, records
+from ibook_assets.defs.partitions import FRAUD_SCIENCE, ML_PLATFORM
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, live_run_check, training_retries
+from ibook_assets.defs.runs import fails_fast, git_sha, live_run_check, training_retries
+from ibook_assets.defs.tracking import TrackingResource
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -32,9 +35,9 @@ def _training_set(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         owners=[ML_PLATFORM],
         kinds={"parquet"},
         description=(
-            "Point-in-time features and labels of every order whose label had time to arrive, as of "
-            "the end of the last day. Its data version is the hash of the manifest that names every "
-            "file it was read from."
+            "Point-in-time features and labels of every order whose label had time to arrive, "
+            "as of the end of the last day. Its data version is the hash of the manifest that "
+            "names every file it was read from."
         ),
         retry_policy=training_retries(settings),
     )
@@ -62,3 +65,175 @@ def _training_set(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         )
 
     return training_set
+
+
+def _model(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[use_case.name, "model"],
+        deps=[[use_case.name, "training_set"]],
+        group_name=use_case.name,
+        owners=[FRAUD_SCIENCE],
+        kinds={"xgboost", "optuna", "mlflow"},
+        description=(
+            f"{use_case.description} Trees searched by Optuna on a later slice of the training "
+            "rows, then calibrated; the threshold minimises the expected cost."
+        ),
+        retry_policy=training_retries(settings),
+    )
+    @fails_fast
+    def model(
+        context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
+    ) -> dg.MaterializeResult[None]:
+        from ibook_assets.stores.training_data import newest_snapshot, read_training_set
+        from ibook_assets.training.candidates import new_candidate, store_candidate
+        from ibook_assets.training.pipeline import train
+
+        snapshot = newest_snapshot(lake.tables, use_case.name)
+        trained = train(
+            read_training_set(lake.tables, use_case.name, snapshot),
+            use_case,
+            snapshot=snapshot,
+            studies=settings.home / "optuna" / "studies.db",
+            trials=settings.tuning_trials,
+            threads=settings.training_threads,
+        )
+        bundle = trained.fitted.bundle
+        with tracking.run(context, use_case.name) as (_, run):
+            run.log(parameters=bundle.info.parameters, metrics=trained.metrics)
+            registered = run.register(bundle, model_name=use_case.name)
+        live_run_check(context)()
+        candidate = new_candidate(bundle, git_sha=git_sha(settings), mlflow_run_id=run.run_id)
+        store_candidate(lake.blobs, bundle, candidate)
+        return dg.MaterializeResult(
+            metadata={
+                "version": bundle.version,
+                "training_rows": bundle.info.training_rows,
+                "training_frauds": bundle.info.training_frauds,
+                "training_snapshot": snapshot,
+                "trees": trained.fitted.rounds,
+                "threshold": bundle.threshold,
+                "mlflow_run_id": run.run_id,
+                "registry_version": registered.version,
+                "parameters": records([dict(bundle.info.parameters)]),
+                **{name: value for name, value in trained.metrics.items() if value is not None},
+            },
+            data_version=dg.DataVersion(bundle.version),
+        )
+
+    return model
+
+
+def _evaluation(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
+    key = dg.AssetKey([use_case.name, "evaluation"])
+
+    @dg.asset(
+        key=key,
+        deps=[
+            [use_case.name, "model"],
+            [use_case.name, "training_set"],
+            *([["truth", "orders"]] if settings.source == "simulator" else []),
+        ],
+        group_name=use_case.name,
+        owners=[FRAUD_SCIENCE],
+        kinds={"mlflow"},
+        description=(
+            "The newest model beside the champion on mature orders that neither has learnt from, "
+            "with confidence intervals, sub-populations and, on simulated data, the share of the "
+            "best possible average precision."
+        ),
+        retry_policy=training_retries(settings),
+        check_specs=[
+            dg.AssetCheckSpec("gate", asset=key, description="Every rule of the gate holds.")
+        ],
+    )
+    @fails_fast
+    def evaluation(
+        context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        from ibook_assets.training.candidates import find_candidate
+        from ibook_assets.training.promote import judge_candidate
+        from ibook_assets.training.verdicts import store_verdict
+
+        candidate = find_candidate(lake.blobs, use_case.name)
+        verdict = judge_candidate(lake.tables, use_case, candidate)
+        stored = store_verdict(lake.blobs, use_case, verdict)
+        with tracking.run(context, use_case.name, mlflow_run_id=candidate.mlflow_run_id) as (
+            _,
+            run,
+        ):
+            run.log(
+                metrics=verdict.evaluation.headline,
+                files={**stored.figures, "evaluation.html": stored.page.encode()},
+            )
+        rules = records(verdict.gate.as_dict()["rules"])
+        shown = {k: v for k, v in verdict.evaluation.headline.items() if v is not None}
+        yield dg.MaterializeResult(
+            metadata={
+                "version": candidate.version,
+                "report": dg.MetadataValue.path(stored.report),
+                "precision_recall": png(
+                    stored.figures["precision_recall.png"], "Precision, recall"
+                ),
+                "calibration": png(stored.figures["calibration.png"], "Calibration"),
+                "gate": rules,
+                **shown,
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="gate",
+                    passed=verdict.gate.passed,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={"rules": rules},
+                )
+            ],
+        )
+
+    return evaluation
+
+
+def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=[use_case.name, "promotion"],
+        deps=[[use_case.name, "evaluation"]],
+        group_name=use_case.name,
+        owners=[ML_PLATFORM],
+        kinds={"json"},
+        description=(
+            "The newest entry of the promotion log: which model serves. The gate is judged here "
+            "once more, on the stored model, before the entry is written."
+        ),
+        retry_policy=training_retries(settings),
+    )
+    @fails_fast
+    def promotion(
+        context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
+    ) -> dg.MaterializeResult[None]:
+        from ibook_assets.training.candidates import find_candidate
+        from ibook_assets.training.promote import mirror_champion, promote_candidate
+
+        candidate = find_candidate(lake.blobs, use_case.name)
+        record = promote_candidate(
+            lake.tables,
+            use_case,
+            candidate,
+            actor=f"dagster run {context.run_id}",
+            reason="the gate opened",
+            precommit=live_run_check(context),
+        )
+        mirror_champion(tracking.registry(use_case.name), record)
+        return dg.MaterializeResult(
+            metadata={
+                "sequence": record.sequence,
+                "version": record.model.model_version,
+                "previous_version": record.previous_version or "none",
+                "actor": record.actor,
+                "reason": record.reason,
+                "threshold": record.model.threshold,
+                "training_snapshot": record.model.training_snapshot,
+                "gate": records(rule.model_dump() for rule in record.model.gate.rules),
+                "roll_back": dg.MetadataValue.md(f"`ibook rollback {use_case.name} --reason …`"),
+            },
+            data_version=dg.DataVersion(record.sha256),
+        )
+
+    return promotion

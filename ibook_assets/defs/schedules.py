@@ -8,14 +8,10 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
 from ibook_assets.defs.partitions import FACTS, FEATURES, RAW, SERVING, TRUTH, daily
 
-Schedule = dg.ScheduleDefinition | dg.UnresolvedPartitionedAssetScheduleDefinition
-
 _DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES)
 
 
-def jobs_and_schedules(
-    settings: Settings,
-) -> tuple[list[dg.UnresolvedAssetJobDefinition], list[Schedule]]:
+def jobs_and_schedules(settings: Settings) -> dg.Definitions:
     """The daily data job, the publication that follows it, and weekly training."""
     data = dg.define_asset_job(
         "daily_data",
@@ -46,4 +42,4 @@ def jobs_and_schedules(
         dg.ScheduleDefinition(job=publication, cron_schedule="0 1 * * *", name="daily_publication"),
         dg.ScheduleDefinition(job=training, cron_schedule="0 2 * * 0", name="weekly_training"),
     ]
-    return [data, catalogue, publication, training], schedules
+    return dg.Definitions(jobs=[data, catalogue, publication, training], schedules=schedules)

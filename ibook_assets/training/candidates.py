@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -37,6 +38,18 @@ class Candidate(BaseModel):
         return f"models/{self.use_case}/{self.version}"
 
 
+def new_candidate(bundle: ModelBundle, *, git_sha: str, mlflow_run_id: str | None) -> Candidate:
+    """What is known about a model that has just been trained."""
+    return Candidate(
+        use_case=bundle.info.use_case,
+        version=bundle.version,
+        sha256=bundle.sha256(),
+        git_sha=git_sha,
+        mlflow_run_id=mlflow_run_id,
+        trained_at=datetime.now(UTC),
+    )
+
+
 def store_candidate(blobs: Blobs, bundle: ModelBundle, candidate: Candidate) -> None:
     """Keep the bundle's files and make it the newest candidate of its use case."""
     for name, data in bundle.files().items():
@@ -46,7 +59,7 @@ def store_candidate(blobs: Blobs, bundle: ModelBundle, candidate: Candidate) -> 
     blobs.put(f"models/{candidate.use_case}/{_NEWEST}", card)
 
 
-def candidate(blobs: Blobs, use_case: str, version: str | None = None) -> Candidate:
+def find_candidate(blobs: Blobs, use_case: str, version: str | None = None) -> Candidate:
     """The candidate of that version, the newest without one; ContractError when there is none."""
     folder = f"models/{check_name(use_case, what='use case')}"
     place = _NEWEST if version is None else f"{check_name(version, what='version')}/{_CARD}"

@@ -32,6 +32,16 @@ class Trained:
     fitted: Fitted
     split: TimeSplit
 
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Figures of the search and the fit by name."""
+        return {
+            "search_average_precision": self.tuning.average_precision,
+            "search_trials": self.tuning.trials,
+            "trees": self.fitted.rounds,
+            "threshold": self.fitted.bundle.threshold,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -39,8 +49,11 @@ class Verdict:
 
     evaluation: Evaluation
     gate: GateReport
+    bundle: ModelBundle
     examples: Examples
     """The evaluation rows."""
+    oracle: npt.NDArray[np.float64] | None
+    """Best possible scores of those rows; None on real data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +157,19 @@ def judge(
         )
         raise ContractError(msg)
     window = examples.take(rows)
+    oracle = None if truth is None else _posterior(truth, window.transaction_ids)
     evaluation = evaluate(
         bundle,
         window,
         use_case,
         champion=None if champion is None else champion.bundle,
         champion_examples=_as_seen_by(champion, table, use_case, rows),
-        oracle=None if truth is None else _posterior(truth, window.transaction_ids),
+        oracle=oracle,
     )
     gate = check_gate(
         use_case.gate, evaluation.gate_evidence, use_case=use_case.name, version=bundle.version
     )
-    return Verdict(evaluation, gate, window)
+    return Verdict(evaluation, gate, bundle, window, oracle)
 
 
 def _as_seen_by(
@@ -178,9 +192,7 @@ def _as_seen_by(
     return Examples.from_table(table, use_case, features=names).take(rows)
 
 
-def _posterior(
-    truth: pa.Table, transaction_ids: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def _posterior(truth: pa.Table, transaction_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     known = np.asarray(truth["transaction_id"].to_numpy(), dtype=np.int64)
     order = np.argsort(known)
     at = np.searchsorted(known, transaction_ids, sorter=order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -18,28 +17,24 @@ from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.artefacts import publish_artefact
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
+from ibook_assets.stores.registry import CHAMPION, ModelRegistry
 from ibook_assets.stores.training_data import read_training_set
 from ibook_assets.training.candidates import Candidate, candidate_files, load_candidate
 from ibook_assets.training.pipeline import Verdict, judge, load_champion
 
 
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """A promotion that took effect, and the verdict it rests on."""
+def judge_candidate(lake: Lake, use_case: UseCase, found: Candidate) -> Verdict:
+    """Evaluate a stored candidate on the newest training set, against the model to beat.
 
-    record: PromotionRecord
-    verdict: Verdict
-
-
-def judge_candidate(
-    lake: Lake, use_case: UseCase, found: Candidate, *, incumbent: PromotionRecord | None
-) -> Verdict:
-    """Evaluate a stored candidate against `incumbent` on the present training set."""
+    That is the champion, or the one before it when the candidate serves already.
+    """
+    records = PromotionLog(lake.blobs).history(use_case.name)
+    others = [record for record in records if record.model.model_version != found.version]
     return judge(
         read_training_set(lake, use_case.name),
         use_case,
         load_candidate(lake.blobs, found),
-        champion=load_champion(lake.blobs, incumbent),
+        champion=load_champion(lake.blobs, others[-1] if others else None),
         truth=_truth(lake),
     )
 
@@ -52,7 +47,7 @@ def promote_candidate(
     actor: str,
     reason: str,
     precommit: Callable[[], None] | None = None,
-) -> Promotion:
+) -> PromotionRecord:
     """Promote a stored candidate if the gate, judged here and now, opens.
 
     A candidate that serves already stays as it is: its record is returned and nothing is written.
@@ -72,26 +67,23 @@ def promote_candidate(
     """
     log = PromotionLog(lake.blobs)
     incumbent = log.current(use_case.name)
-    serving = incumbent is not None and incumbent.model.model_version == found.version
-    verdict = judge_candidate(
-        lake, use_case, found, incumbent=_before(log, incumbent) if serving else incumbent
-    )
-    if incumbent is not None and serving:
-        return Promotion(incumbent, verdict)
+    if incumbent is not None and incumbent.model.model_version == found.version:
+        return incumbent
+    verdict = judge_candidate(lake, use_case, found)
     verdict.gate.require()
-    bundle = load_candidate(lake.blobs, found)
     artefact = publish_artefact(
         lake.blobs, use_case.name, candidate_files(lake.blobs, found), sha256=found.sha256
     )
+    info = verdict.bundle.info
     draft = PromotionDraft(
         use_case=use_case.name,
         model=PromotedModel(
             model_version=found.version,
             artefact=artefact,
-            feature_names=bundle.feature_names,
-            spec_hashes=bundle.info.spec_hashes,
-            threshold=bundle.threshold,
-            training_snapshot=bundle.info.training_snapshot,
+            feature_names=info.feature_names,
+            spec_hashes=info.spec_hashes,
+            threshold=info.threshold,
+            training_snapshot=info.training_snapshot,
             git_sha=found.git_sha,
             mlflow_run_id=found.mlflow_run_id,
             gate=GateRecord.model_validate(verdict.gate.as_dict()),
@@ -101,17 +93,14 @@ def promote_candidate(
     )
     if precommit is not None:
         precommit()
-    record = log.promote(draft, expected_parent=None if incumbent is None else incumbent.sha256)
-    return Promotion(record, verdict)
+    return log.promote(draft, expected_parent=None if incumbent is None else incumbent.sha256)
 
 
-def _before(log: PromotionLog, record: PromotionRecord | None) -> PromotionRecord | None:
-    """The record of the champion before `record`'s; None when it was the first."""
-    if record is None:
-        return None
-    earlier = [r for r in log.history(record.use_case) if r.sequence < record.sequence]
-    others = [r for r in earlier if r.model.model_version != record.model.model_version]
-    return others[-1] if others else None
+def mirror_champion(registry: ModelRegistry, record: PromotionRecord) -> None:
+    """Let the registry's champion alias name the model of `record`, for people who look there."""
+    version = registry.registered(record.use_case, record.model.model_version)
+    if version is not None:
+        registry.set_alias(record.use_case, CHAMPION, version)
 
 
 def _truth(lake: Lake) -> pa.Table | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,9 @@ from ibook_assets.core.features.plan import GroupPlan, Plan, layouts_of, plan_vi
 from ibook_assets.core.features.spec import SOURCES, FeatureView
 from ibook_assets.core.features.sweep import sweep
 from ibook_assets.core.features.transforms import TRANSFORMS
+
+_CHUNK_ROWS: Final = 4_194_304
+"""Queries swept at a time: bounds the memory of their aggregates, however many there are."""
 
 _TILE_ROWS: Final = 2_048
 """Rows finished at a time, so that their operands stay in the cache."""
@@ -72,61 +76,95 @@ def _group_queries(times: Ints, numbers: Ints, order: Ints, starts: Ints, groupe
             grouped[at, 1] = row
 
 
+@compiled
+def _clear(numbers: Ints, out: Ints) -> None:
+    """Aggregates of a missing entity are undefined; the buffer holds an earlier chunk's."""
+    for row in range(len(numbers)):
+        if numbers[row] < 0:
+            for k in range(out.shape[1]):
+                out[row, k] = MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """The different ids of one entity among the queries, numbered."""
+
+    table: Ints
+    numbers: Ints
+    """(queries,), the number of each query's id; MISSING without one."""
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    """A group's plan, less what its source lacks, and its records by the queries' keys."""
+
+    group: GroupPlan
+    keys: _Keys
+    records: Ints
+    starts: Ints
+
+
 class _Queries:
-    """The queries' times and keys, grouped once per entity."""
+    """The queries' times, and their keys, numbered once per entity."""
 
     def __init__(self, table: pa.Table) -> None:
-        self.table = table
-        self.times = self._integers("known_ts")
-        ordered = bool(np.all(self.times[1:] >= self.times[:-1]))
-        self._order = np.empty(0, np.int64) if ordered else np.argsort(self.times, kind="stable")
-        self._grouped: dict[str, tuple[Ints, Ints, Ints] | None] = {}
+        self._table = table
+        self._times = column_integers(table, FACT_TRANSACTIONS, "known_ts")
+        self._keys: dict[str, _Keys | None] = {}
 
-    def _integers(self, name: str) -> Ints:
-        return column_integers(self.table, FACT_TRANSACTIONS, name)
+    def keys(self, entity: str) -> _Keys | None:
+        """The keys of `entity`; None when the queries have no such column."""
+        if entity not in self._keys:
+            self._keys[entity] = self._number(ENTITY_COLUMNS[entity])
+        return self._keys[entity]
 
-    def grouped(self, entity: str) -> tuple[Ints, Ints, Ints] | None:
-        """Hash table of the entity's ids, queries by key and their starts; None without ids."""
-        if entity not in self._grouped:
-            self._grouped[entity] = self._group(ENTITY_COLUMNS[entity])
-        return self._grouped[entity]
-
-    def _group(self, column: str) -> tuple[Ints, Ints, Ints] | None:
-        if column not in self.table.column_names:
+    def _number(self, column: str) -> _Keys | None:
+        if column not in self._table.column_names:
             return None
-        numbers = np.empty(len(self.times), np.int64)
-        keys, count = number_keys(self._integers(column), numbers)
-        starts = group_starts(numbers, count, 0)
+        numbers = np.empty(self._table.num_rows, np.int64)
+        ids = column_integers(self._table, FACT_TRANSACTIONS, column)
+        table, count = number_keys(ids, numbers)
+        return _Keys(table, numbers, count)
+
+    def grouped(self, keys: _Keys, first: int, end: int) -> tuple[Ints, Ints]:
+        """Queries `[first, end)` by key, in time order within it, and where each key's start."""
+        times, numbers = self._times[first:end], keys.numbers[first:end]
+        ordered = bool(np.all(times[1:] >= times[:-1]))
+        order = np.empty(0, np.int64) if ordered else np.argsort(times, kind="stable")
+        starts = group_starts(numbers, keys.count, 0)
         grouped = np.empty((starts[-1], 2), np.int64)
-        _group_queries(self.times, numbers, self._order, starts, grouped)
-        return keys, grouped, starts
+        _group_queries(times, numbers, order, starts, grouped)
+        return grouped, starts
 
 
-def _aggregates(group: GroupPlan, source: pa.Table | None, queries: _Queries) -> Ints:
-    """Aggregates of `group` per query, (rows, aggregates); MISSING where undefined."""
+def _pack_group(group: GroupPlan, source: pa.Table | None, queries: _Queries) -> _Packed | None:
+    """The records that can count for the queries; None when nothing can be known."""
     layout = group.layout
-    out = np.full((len(queries.times), len(group.aggregates)), MISSING, np.int64)
     absent = absent_columns(layout, source)
-    asked = queries.grouped(layout.entity)
-    if source is None or absent is None or asked is None:
-        return out
-    keys, grouped, starts = asked
+    keys = queries.keys(layout.entity)
+    if source is None or absent is None or keys is None:
+        return None
     numbers = np.empty(source.num_rows, np.int64)
     ids = column_integers(source, SOURCES[layout.source], ENTITY_COLUMNS[layout.entity])
-    find_keys(keys, ids, numbers)
-    records, record_starts = pack(source, layout, numbers, len(starts) - 1)
-    available = group.without(absent)
+    find_keys(keys.table, ids, numbers)
+    records, starts = pack(source, layout, numbers, keys.count)
+    return _Packed(group.without(absent), keys, records, starts)
+
+
+def _sweep_chunk(packed: _Packed, queries: _Queries, first: int, end: int, out: Ints) -> None:
+    grouped, starts = queries.grouped(packed.keys, first, end)
+    _clear(packed.keys.numbers[first:end], out)
     sweep(
-        records,
-        record_starts,
+        packed.records,
+        packed.starts,
         grouped,
         starts,
-        layout.resolution_us,
-        available.spans,
-        available.aggregates,
+        packed.group.layout.resolution_us,
+        packed.group.spans,
+        packed.group.aggregates,
         out,
     )
-    return out
 
 
 def _tiles(plan: Plan, queries: pa.Table) -> Iterator[list[Ints]]:
@@ -145,15 +183,34 @@ def _tiles(plan: Plan, queries: pa.Table) -> Iterator[list[Ints]]:
         yield columns
 
 
-def _finish(plan: Plan, aggregates: list[Ints], queries: pa.Table) -> Floats:
-    out = np.empty((len(plan.features), queries.num_rows), np.float32)
-    at = 0
+def _finish(
+    plan: Plan, aggregates: Sequence[Ints], queries: pa.Table, out: Floats, at: int
+) -> None:
+    """Write the features of `queries` to the columns of `out` from `at` on."""
+    row = 0
     for first, *columns in _tiles(plan, queries):
-        to = at + len(first)
+        to = row + len(first)
         constants = np.ones_like(first), np.zeros_like(first)
-        operands = np.vstack([*(a[at:to].T for a in aggregates), *columns, *constants])
-        finish(operands, plan.program, out, at)
-        at = to
+        operands = np.vstack([*(a[row:to].T for a in aggregates), *columns, *constants])
+        finish(operands, plan.program, out, at + row)
+        row = to
+
+
+def _compute(plan: Plan, sources: Mapping[str, pa.Table | None], queries: pa.Table) -> Floats:
+    """The plan's features, (features, queries)."""
+    asked = _Queries(queries)
+    packed = [_pack_group(g, sources[g.layout.source], asked) for g in plan.groups]
+    rows = queries.num_rows
+    buffers = [
+        np.full((min(rows, _CHUNK_ROWS), len(g.aggregates)), MISSING, np.int64) for g in plan.groups
+    ]
+    out = np.empty((len(plan.features), rows), np.float32)
+    for first in range(0, rows, _CHUNK_ROWS):
+        end = min(first + _CHUNK_ROWS, rows)
+        for group, buffer in zip(packed, buffers, strict=True):
+            if group is not None:
+                _sweep_chunk(group, asked, first, end, buffer)
+        _finish(plan, buffers, queries.slice(first, end - first), out, first)
     return out
 
 
@@ -190,9 +247,7 @@ def compute_view(
             raise ContractError(msg)
         table = sources[name]
         ordered[name] = None if table is None else in_known_order(table, name)
-    asked = _Queries(queries)
-    aggregates = [_aggregates(g, ordered[g.layout.source], asked) for g in plan.groups]
-    values = _finish(plan, aggregates, queries)
+    values = _compute(plan, ordered, queries)
     columns = [queries.column("transaction_id"), queries.column("known_ts")]
     columns += [pa.array(column) for column in values]
     return pa.table(columns, names=["transaction_id", "known_ts", *view.feature_names])

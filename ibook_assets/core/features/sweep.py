@@ -21,11 +21,27 @@ from ibook_assets.core.features.spec import MODE_CODES
 
 
 @inner
+def _first_at(records: Ints, first: int, end: int, time: int) -> int:
+    """The first row of `[first, end)` that is not before `time`."""
+    while first < end:
+        middle = (first + end) // 2
+        if records[middle, 0] < time:
+            first = middle + 1
+        else:
+            end = middle
+    return first
+
+
+@inner
 def _bound(
     records: Ints, first: int, end: int, queries: Ints, resolution: int, spans: Ints, bounds: Ints
-) -> None:
-    """Per query: its time, one past its last row, and per span its first row."""
-    hi = first
+) -> int:
+    """Per query: its time, one past its last row, and per span its first row.
+
+    Returns the first row that any query counts.
+    """
+    time = queries[0, 0] - (queries[0, 0] % resolution if resolution > 0 else 0)
+    hi = _first_at(records, first, end, time)
     for q in range(len(queries)):
         time = queries[q, 0]
         if resolution > 0:
@@ -34,8 +50,9 @@ def _bound(
             hi += 1
         bounds[0, q] = time
         bounds[1, q] = hi
+    lowest = end
     for j in range(len(spans)):
-        lo = first
+        lo = _first_at(records, first, bounds[1, 0], bounds[0, 0] - spans[j, 0])
         for q in range(len(queries)):
             hi = bounds[1, q]
             lo = max(lo, hi - spans[j, 1])
@@ -43,6 +60,8 @@ def _bound(
             while lo < hi and records[lo, 0] < edge:
                 lo += 1
             bounds[2 + j, q] = lo
+        lowest = min(lowest, bounds[2 + j, 0])
+    return lowest
 
 
 @inner
@@ -218,10 +237,12 @@ def sweep(
     tables = np.full((columns, 1 << table_bits(longest)), MISSING, np.int64)
     for key in range(len(starts) - 1):
         asked = queries[query_starts[key] : query_starts[key + 1]]
+        if len(asked) == 0:
+            continue
         bounds = bounds_all[:, : len(asked)]
         values = values_all[:, : len(asked)]
-        first = starts[key]
-        _bound(records, first, starts[key + 1], asked, resolution, spans, bounds)
+        first = _bound(records, starts[key], starts[key + 1], asked, resolution, spans, bounds)
+        end = bounds[1, len(asked) - 1]
         linked = MISSING
         table = -1
         for k in range(len(aggregates)):
@@ -232,7 +253,7 @@ def sweep(
             if column != linked:
                 table += 1
                 linked = column
-                link_values(records, first, starts[key + 1], column, tables[table], links)
+                link_values(records, first, end, column, tables[table], links)
             _distincts(links, first, bounds[1], bounds[2 + aggregates[k, 1]], values[k])
         for q in range(len(asked)):
             for k in range(len(aggregates)):
