@@ -97,10 +97,10 @@ $(BIN)/uv:
 
 $(STAMP): requirements/dev.txt pyproject.toml | $(BIN)/uv
 	@echo "Installing the locked packages …"
-	@$(BIN)/uv pip install --quiet --require-hashes -r requirements/dev.txt --python $(BIN)/python
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.txt --python $(BIN)/python
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e . --python $(BIN)/python
 	@touch $@
 
 $(BENCH_STAMP): requirements/bench.txt $(STAMP)
-	@$(BIN)/uv pip install --quiet --require-hashes -r requirements/bench.txt --python $(BIN)/python
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/bench.txt --python $(BIN)/python
 	@touch $@
