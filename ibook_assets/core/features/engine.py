@@ -33,7 +33,7 @@ from ibook_assets.core.features.spec import SOURCES, FeatureView
 from ibook_assets.core.features.sweep import sweep
 from ibook_assets.core.features.transforms import TRANSFORMS
 
-_CHUNK_ROWS: Final = 4_194_304
+CHUNK_ROWS: Final = 2_097_152
 """Queries swept at a time: bounds the memory of their aggregates, however many there are."""
 
 _TILE_ROWS: Final = 2_048
@@ -196,17 +196,19 @@ def _finish(
         row = to
 
 
-def _compute(plan: Plan, sources: Mapping[str, pa.Table | None], queries: pa.Table) -> Floats:
+def _compute(
+    plan: Plan, sources: Mapping[str, pa.Table | None], queries: pa.Table, chunk_rows: int
+) -> Floats:
     """The plan's features, (features, queries)."""
     asked = _Queries(queries)
     packed = [_pack_group(g, sources[g.layout.source], asked) for g in plan.groups]
     rows = queries.num_rows
     buffers = [
-        np.full((min(rows, _CHUNK_ROWS), len(g.aggregates)), MISSING, np.int64) for g in plan.groups
+        np.full((min(rows, chunk_rows), len(g.aggregates)), MISSING, np.int64) for g in plan.groups
     ]
     out = np.empty((len(plan.features), rows), np.float32)
-    for first in range(0, rows, _CHUNK_ROWS):
-        end = min(first + _CHUNK_ROWS, rows)
+    for first in range(0, rows, chunk_rows):
+        end = min(first + chunk_rows, rows)
         for group, buffer in zip(packed, buffers, strict=True):
             if group is not None:
                 _sweep_chunk(group, asked, first, end, buffer)
@@ -215,7 +217,11 @@ def _compute(plan: Plan, sources: Mapping[str, pa.Table | None], queries: pa.Tab
 
 
 def compute_view(
-    view: FeatureView, sources: Mapping[str, pa.Table | None], queries: pa.Table
+    view: FeatureView,
+    sources: Mapping[str, pa.Table | None],
+    queries: pa.Table,
+    *,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> pa.Table:
     """The features of `view` for every query, as of the query's `known_ts`.
 
@@ -224,6 +230,7 @@ def compute_view(
         sources: the fact tables the view reads, by name, in any row order; rows outside the
             look-back may be left out. None declares a table that does not exist.
         queries: columns of facts/transactions, `transaction_id` and `known_ts` among them.
+        chunk_rows: queries in memory at a time, >= 1; changes no value.
 
     Returns:
         transaction_id, known_ts, then one float32 column per feature, in the queries' order;
@@ -247,7 +254,7 @@ def compute_view(
             raise ContractError(msg)
         table = sources[name]
         ordered[name] = None if table is None else in_known_order(table, name)
-    values = _compute(plan, ordered, queries)
+    values = _compute(plan, ordered, queries, chunk_rows)
     columns = [queries.column("transaction_id"), queries.column("known_ts")]
     columns += [pa.array(column) for column in values]
     return pa.table(columns, names=["transaction_id", "known_ts", *view.feature_names])

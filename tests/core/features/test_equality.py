@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
+from ibook_assets.core.features.catalog import FEATURE_VIEWS, USER_REALTIME_FRAUD_FEATURES
 from ibook_assets.core.features.engine import compute_view
 from ibook_assets.core.features.spec import SOURCES, FeatureView
 from ibook_assets.core.features.sql import Columns, join_sql, window_sql
 from tests.core.features.naive import naive_view
-from tests.core.features.worlds import EVERYTHING, World, bits, worlds
+from tests.core.features.worlds import BASE_US, EVERYTHING, World, bits, table_of, worlds
 
 Writer = Callable[[FeatureView, Columns], str]
 
@@ -112,3 +112,27 @@ def test_values_do_not_depend_on_row_order(world: World, random: Random) -> None
     other = compute_view(EVERYTHING, shuffled, world.queries)
     for name in EVERYTHING.feature_names:
         assert bits(one[name].to_numpy()) == bits(other[name].to_numpy()), name
+
+
+@given(world=worlds(), chunk_rows=st.integers(1, 7))
+@settings(max_examples=60, deadline=None)
+def test_values_do_not_depend_on_chunks(world: World, chunk_rows: int) -> None:
+    whole = compute_view(EVERYTHING, world.sources, world.queries)
+    pieces = compute_view(EVERYTHING, world.sources, world.queries, chunk_rows=chunk_rows)
+    for name in EVERYTHING.feature_names:
+        assert bits(whole[name].to_numpy()) == bits(pieces[name].to_numpy()), name
+
+
+def test_a_bot_with_more_rows_than_its_cap_equals_sql() -> None:
+    # 6,000 orders of one account a second apart: 30 d holds them all, 4,096 count.
+    rows = [
+        {"transaction_id": k, "known_ts": BASE_US + k * 1_000_000, "user_id": 1, "card_id": k % 700}
+        for k in range(6_000)
+    ]
+    facts = table_of(SOURCES["transactions"], rows)
+    world = World(dict.fromkeys(SOURCES) | {"transactions": facts}, facts.slice(5_990))
+    view = USER_REALTIME_FRAUD_FEATURES
+    ours = compute_view(view, world.sources, world.queries)
+    assert ours["order_count_30d"].to_pylist() == [4_096] * 10
+    assert ours["distinct_cards_30d"].to_pylist() == [700] * 10
+    assert_same_bits(view, ours, run_sql(join_sql, view, world))
