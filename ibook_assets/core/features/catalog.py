@@ -6,33 +6,32 @@ and its version all follow from the spec.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ibook_assets.core.errors import ContractError, UnknownFeatureError
+from ibook_assets.core.features.families import (
+    VELOCITY,
+    WINDOWS,
+    amounts,
+    distinct,
+    max_amounts,
+    mean_amounts,
+    orders,
+    outcomes,
+    risk_view,
+    since,
+    sold,
+    velocity_view,
+)
 from ibook_assets.core.features.spec import (
     Aggregation,
     Difference,
     Feature,
     FeatureView,
-    Filter,
     Ratio,
     RowFeature,
 )
 from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US
-
-_WINDOWS: Final = {
-    "1m": MINUTE_US,
-    "5m": 5 * MINUTE_US,
-    "1h": HOUR_US,
-    "6h": 6 * HOUR_US,
-    "1d": DAY_US,
-    "7d": 7 * DAY_US,
-    "30d": 30 * DAY_US,
-    "90d": 90 * DAY_US,
-    "365d": 365 * DAY_US,
-}
-_VELOCITY: Final = ("1m", "5m", "1h", "6h", "1d", "7d", "30d")
 
 FRAUD_PRIOR_ORDERS: Final = 100
 """Weight of the prior in `fraud_risk_score`, in orders."""
@@ -40,165 +39,13 @@ FRAUD_PRIOR_FRAUDS: Final = 3
 """Frauds among the prior's orders: a user without outcomes scores 3 %."""
 
 
-def _orders(entity: str, windows: Iterable[str], resolution_us: int = 0) -> Iterator[Aggregation]:
-    for window in windows:
-        yield Aggregation(
-            name=f"order_count_{window}",
-            entity=entity,
-            source="transactions",
-            function="count",
-            window_us=_WINDOWS[window],
-            resolution_us=resolution_us,
-            unit="orders",
-            description=f"Orders of the {entity} in the last {window}",
-        )
-
-
-def _amounts(entity: str, windows: Iterable[str], resolution_us: int = 0) -> Iterator[Aggregation]:
-    for window in windows:
-        yield Aggregation(
-            name=f"amount_sum_{window}",
-            entity=entity,
-            source="transactions",
-            function="sum",
-            column="amount_cents",
-            window_us=_WINDOWS[window],
-            resolution_us=resolution_us,
-            unit="cents",
-            description=f"Amount ordered by or at the {entity} in the last {window}",
-        )
-
-
-def _max_amounts(entity: str, windows: Iterable[str]) -> Iterator[Aggregation]:
-    for window in windows:
-        yield Aggregation(
-            name=f"amount_max_{window}",
-            entity=entity,
-            source="transactions",
-            function="max",
-            column="amount_cents",
-            window_us=_WINDOWS[window],
-            unit="cents",
-            description=f"Largest order of the {entity} in the last {window}",
-        )
-
-
-def _distinct(entity: str, what: str, windows: Iterable[str]) -> Iterator[Aggregation]:
-    for window in windows:
-        yield Aggregation(
-            name=f"distinct_{what}s_{window}",
-            entity=entity,
-            source="transactions",
-            function="distinct",
-            column=f"{what}_id",
-            window_us=_WINDOWS[window],
-            unit=f"{what}s",
-            description=f"Different {what}s among the orders of the {entity} in the last {window}",
-        )
-
-
-def _since(entity: str) -> Aggregation:
-    return Aggregation(
-        name="seconds_since_order",
-        entity=entity,
-        source="transactions",
-        function="since",
-        window_us=_WINDOWS["30d"],
-        unit="seconds",
-        description=f"Time since the last order of the {entity}, NaN without one in 30d",
-    )
-
-
-def _mean_amounts(entity: str, windows: Iterable[str]) -> Iterator[Ratio]:
-    for window in windows:
-        yield Ratio(
-            name=f"amount_mean_{window}",
-            numerator=(f"amount_sum_{window}",),
-            denominator=f"order_count_{window}",
-            unit="cents",
-            description=f"Mean order of the {entity} in the last {window}",
-        )
-
-
-def _velocity_view(entity: str, meaning: str) -> FeatureView:
-    features: list[Feature] = [
-        *_orders(entity, _VELOCITY),
-        *_amounts(entity, ("1h", "1d", "7d", "30d")),
-        *_max_amounts(entity, ("1d", "30d")),
-        *_distinct(entity, "user", ("1h", "1d", "7d", "30d")),
-        *_distinct(entity, "event", ("1h", "1d")),
-        _since(entity),
-    ]
-    return FeatureView(
-        name=f"{entity}_velocity",
-        entity=entity,
-        features=tuple(features),
-        description=f"How fast, how much and for how many accounts {meaning} orders.",
-    )
-
-
-def _outcomes(
-    entity: str, window: str, name: str, *, fraud: int | None = None, emit: bool = True
-) -> Aggregation:
-    # Counters of promoters and hot events outgrow any row cap: they are kept in minutes instead.
-    counter = entity in {"event", "promoter"}
-    return Aggregation(
-        name=name,
-        entity=entity,
-        source="outcomes",
-        function="count",
-        window_us=_WINDOWS[window],
-        filter=None if fraud is None else Filter("is_fraud", fraud),
-        resolution_us=MINUTE_US if counter else 0,
-        unit="orders",
-        description=f"{'Outcomes' if fraud is None else 'Frauds'} of the {entity} that became "
-        f"known in the last {window}",
-        emit=emit,
-    )
-
-
-def _risk_view(entity: str) -> FeatureView:
-    features: list[Feature] = []
-    for window in ("1d", "7d", "30d"):
-        features += [
-            _outcomes(entity, window, f"known_outcomes_{window}"),
-            _outcomes(entity, window, f"known_frauds_{window}", fraud=1, emit=False),
-            Ratio(
-                name=f"fraud_share_{window}",
-                numerator=(f"known_frauds_{window}",),
-                denominator=f"known_outcomes_{window}",
-                description=f"Frauds among the {entity}'s outcomes known in the last {window}",
-            ),
-        ]
-    return FeatureView(
-        name=f"{entity}_risk",
-        entity=entity,
-        features=tuple(features),
-        description=f"Fraud among the {entity}'s orders, by the time their outcomes became known.",
-    )
-
-
-def _sold(name: str, column: str, window_us: int, resolution_us: int, unit: str) -> Aggregation:
-    return Aggregation(
-        name=name,
-        entity="event",
-        source="transactions",
-        function="sum",
-        column=column,
-        window_us=window_us,
-        resolution_us=resolution_us,
-        unit=unit,
-        emit=False,
-    )
-
-
 EVENT_REALTIME_METRICS: Final = FeatureView(
     name="event_realtime_metrics",
     entity="event",
     description="What is happening at the ticketed event now, at a resolution of one minute.",
     features=(
-        _sold("tickets_sold", "quantity", 365 * DAY_US, MINUTE_US, "tickets"),
-        _sold("tickets_sold_5m", "quantity", 5 * MINUTE_US, MINUTE_US, "tickets"),
+        sold("tickets_sold", "quantity", 365 * DAY_US, MINUTE_US, "tickets"),
+        sold("tickets_sold_5m", "quantity", 5 * MINUTE_US, MINUTE_US, "tickets"),
         Difference(
             name="current_inventory",
             minuend="capacity",
@@ -236,12 +83,12 @@ EVENT_HISTORICAL_METRICS: Final = FeatureView(
             source="transactions",
             function="sum",
             column="quantity",
-            window_us=_WINDOWS["365d"],
+            window_us=WINDOWS["365d"],
             resolution_us=HOUR_US,
             unit="tickets",
             description="Tickets sold in the last 365d, by the hour",
         ),
-        _sold("total_amount", "amount_cents", _WINDOWS["365d"], HOUR_US, "cents"),
+        sold("total_amount", "amount_cents", WINDOWS["365d"], HOUR_US, "cents"),
         Ratio(
             name="avg_ticket_price",
             numerator=("total_amount",),
@@ -249,8 +96,8 @@ EVENT_HISTORICAL_METRICS: Final = FeatureView(
             unit="cents",
             description="Amount by ticket over the last 365d, by the hour",
         ),
-        _outcomes("promoter", "90d", "promoter_outcomes_90d", emit=False),
-        _outcomes("promoter", "90d", "promoter_settled_90d", fraud=0, emit=False),
+        outcomes("promoter", "90d", "promoter_outcomes_90d", emit=False),
+        outcomes("promoter", "90d", "promoter_settled_90d", fraud=0, emit=False),
         Ratio(
             name="promoter_success_rate",
             numerator=("promoter_settled_90d",),
@@ -270,12 +117,12 @@ USER_PURCHASE_BEHAVIOR: Final = FeatureView(
             entity="user",
             source="transactions",
             function="count",
-            window_us=_WINDOWS["365d"],
+            window_us=WINDOWS["365d"],
             unit="orders",
             description="Orders of the user in the last 365d, the platform's memory",
         ),
-        _outcomes("user", "365d", "outcomes_365d", emit=False),
-        _outcomes("user", "365d", "frauds_365d", fraud=1, emit=False),
+        outcomes("user", "365d", "outcomes_365d", emit=False),
+        outcomes("user", "365d", "frauds_365d", fraud=1, emit=False),
         Ratio(
             name="fraud_risk_score",
             numerator=("frauds_365d",),
@@ -290,7 +137,7 @@ USER_PURCHASE_BEHAVIOR: Final = FeatureView(
             source="transactions",
             function="mode",
             column="category_code",
-            window_us=_WINDOWS["365d"],
+            window_us=WINDOWS["365d"],
             unit="code",
             description="Category the user ordered most in 365d, a position in CATEGORIES",
         ),
@@ -302,27 +149,27 @@ USER_REALTIME_FRAUD_FEATURES: Final = FeatureView(
     entity="user",
     description="How fast, how much and with how many cards and devices the account orders.",
     features=(
-        *_orders("user", _VELOCITY),
-        *_amounts("user", _VELOCITY),
-        *_max_amounts("user", ("1d", "7d", "30d")),
-        *_mean_amounts("user", ("1d", "7d", "30d")),
+        *orders("user", VELOCITY),
+        *amounts("user", VELOCITY),
+        *max_amounts("user", ("1d", "7d", "30d")),
+        *mean_amounts("user", ("1d", "7d", "30d")),
         Ratio(
             name="amount_to_mean_30d",
             numerator=("amount_cents", "order_count_30d"),
             denominator="amount_sum_30d",
             description="This order's amount by the user's mean order of the last 30d",
         ),
-        *_distinct("user", "card", ("1d", "30d")),
-        *_distinct("user", "device", ("1d", "30d")),
-        *_distinct("user", "ip", ("1d",)),
-        *_distinct("user", "event", ("1h", "1d", "7d")),
+        *distinct("user", "card", ("1d", "30d")),
+        *distinct("user", "device", ("1d", "30d")),
+        *distinct("user", "ip", ("1d",)),
+        *distinct("user", "event", ("1h", "1d", "7d")),
         Aggregation(
             name="declines_sum_1d",
             entity="user",
             source="transactions",
             function="sum",
             column="declines",
-            window_us=_WINDOWS["1d"],
+            window_us=WINDOWS["1d"],
             unit="attempts",
             description="Declined payment attempts of the user in the last 1d",
         ),
@@ -332,17 +179,17 @@ USER_REALTIME_FRAUD_FEATURES: Final = FeatureView(
             source="transactions",
             function="sum",
             column="quantity",
-            window_us=_WINDOWS["1d"],
+            window_us=WINDOWS["1d"],
             unit="tickets",
             description="Tickets the user ordered in the last 1d",
         ),
-        _since("user"),
+        since("user"),
         Aggregation(
             name="refund_count_30d",
             entity="user",
             source="refunds",
             function="count",
-            window_us=_WINDOWS["30d"],
+            window_us=WINDOWS["30d"],
             unit="refunds",
             description="Refunds of the user in the last 30d",
         ),
@@ -352,7 +199,7 @@ USER_REALTIME_FRAUD_FEATURES: Final = FeatureView(
             source="refunds",
             function="sum",
             column="amount_cents",
-            window_us=_WINDOWS["30d"],
+            window_us=WINDOWS["30d"],
             unit="cents",
             description="Amount refunded to the user in the last 30d",
         ),
@@ -361,7 +208,7 @@ USER_REALTIME_FRAUD_FEATURES: Final = FeatureView(
             entity="user",
             source="views",
             function="count",
-            window_us=_WINDOWS["1h"],
+            window_us=WINDOWS["1h"],
             unit="views",
             description="Event pages the user looked at in the last 1h",
         ),
@@ -373,9 +220,9 @@ EVENT_VELOCITY: Final = FeatureView(
     entity="event",
     description="How fast and how much the ticketed event sells, at a resolution of one minute.",
     features=(
-        *_orders("event", ("5m", "1h", "1d", "7d", "30d"), MINUTE_US),
-        *_amounts("event", ("1d", "30d"), MINUTE_US),
-        *_mean_amounts("event", ("1d", "30d")),
+        *orders("event", ("5m", "1h", "1d", "7d", "30d"), MINUTE_US),
+        *amounts("event", ("1d", "30d"), MINUTE_US),
+        *mean_amounts("event", ("1d", "30d")),
         Ratio(
             name="amount_to_mean_30d",
             numerator=("amount_cents", "order_count_30d"),
@@ -498,11 +345,11 @@ FEATURE_VIEWS: Final[tuple[FeatureView, ...]] = (
     EVENT_HISTORICAL_METRICS,
     USER_PURCHASE_BEHAVIOR,
     USER_REALTIME_FRAUD_FEATURES,
-    _velocity_view("card", "one payment card"),
-    _velocity_view("device", "one device"),
-    _velocity_view("ip", "one network address"),
+    velocity_view("card", "one payment card"),
+    velocity_view("device", "one device"),
+    velocity_view("ip", "one network address"),
     EVENT_VELOCITY,
-    *(_risk_view(entity) for entity in ("user", "event", "promoter", "card", "device")),
+    *(risk_view(entity) for entity in ("user", "event", "promoter", "card", "device")),
     ORDER_CONTEXT,
 )
 """Every view of the platform."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, get_args
@@ -387,9 +387,3 @@ def formula(feature: Feature) -> tuple[tuple[str, ...], int, str | None, str | N
         return (feature.minuend,), 0, feature.subtrahend, None, feature.divisor
     since = isinstance(feature, Aggregation) and feature.function == "since"
     return (feature.name,), 0, None, None, SECOND_US if since else 1
-
-
-def filter_columns(aggregations: Iterable[Aggregation]) -> set[str]:
-    """Columns that values and filters of `aggregations` read from their source."""
-    values = {a.column for a in aggregations if a.column}
-    return values | {a.filter.column for a in aggregations if a.filter}
