@@ -38,9 +38,16 @@ class UnknownFeatureError(ContractError):
         close = difflib.get_close_matches(self.missing[0], self.known, n=1) if self.missing else []
         hint = f" Did you mean {close[0]!r}?" if close else ""
         super().__init__(
-            f"unknown features {list(self.missing)}; defined: {list(self.known)}.{hint} "
-            "Define it in ibook_assets/core/features/catalog.py or retrain the model."
+            f"unknown features {_shown(self.missing)}; defined: {_shown(self.known)}.{hint} "
+            "`ibook features` lists all. Define it in ibook_assets/core/features/catalog.py and "
+            "rematerialise its view, or retrain the model."
         )
+
+
+def _shown(names: Collection[str], limit: int = 5) -> str:
+    """The first of `names`, and how many more there are."""
+    more = len(names) - limit
+    return f"{list(names)[:limit]}" + (f" and {more} more" if more > 0 else "")
 
 
 class IntegrityError(ContractError):

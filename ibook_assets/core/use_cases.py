@@ -77,6 +77,8 @@ class UseCase:
     """Latest share of the mature rows, kept for the evaluation."""
     calibration_share: float = 0.25
     """Latest share of the remaining rows, for early stopping, calibration and the threshold."""
+    max_features: int = 80
+    """Features a model reads at most; the ones a quick first model gains most from."""
     bootstrap_replicates: int = 400
     seed: int = 20_260_101
 

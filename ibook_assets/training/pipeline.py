@@ -21,6 +21,7 @@ from ibook_assets.stores.blobs import Blobs
 from ibook_assets.training.evaluate import Evaluation, evaluate
 from ibook_assets.training.examples import Examples
 from ibook_assets.training.fit import Fitted, fit
+from ibook_assets.training.select import select_features
 from ibook_assets.training.tune import Fold, Tuning, tune
 
 
@@ -92,13 +93,18 @@ def train(
         trials: trials of the search.
         threads: XGBoost's.
     """
-    examples = Examples.from_table(table, use_case)
-    split = split_of(use_case, examples.known_ts)
+    everything = Examples.from_table(table, use_case)
+    split = split_of(use_case, everything.known_ts)
+    fitting = np.flatnonzero(split.fitting(everything.known_ts))
+    names = select_features(
+        everything, fitting, keep=use_case.max_features, seed=use_case.seed, threads=threads
+    )
+    examples = Examples.from_table(table, use_case, features=names)
     fold = Fold(
-        fit=np.flatnonzero(split.fitting(examples.known_ts)),
+        fit=fitting,
         validate=np.flatnonzero(split.calibration(examples.known_ts)),
     )
-    space = hashlib.sha256(repr((use_case.space, use_case.features)).encode()).hexdigest()
+    space = hashlib.sha256(repr((use_case.space, names)).encode()).hexdigest()
     tuning = tune(
         examples,
         [fold],
@@ -145,7 +151,7 @@ def judge(
     Raises:
         ContractError: no unseen row is left, or the champion reads features that are not there.
     """
-    examples = Examples.from_table(table, use_case)
+    examples = Examples.from_table(table, use_case, features=bundle.feature_names)
     seen_until = [bundle.info.trained_until_us]
     if champion is not None:
         seen_until.append(champion.bundle.info.trained_until_us)

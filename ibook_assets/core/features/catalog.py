@@ -14,11 +14,15 @@ from ibook_assets.core.features.families import (
     WINDOWS,
     amounts,
     distinct,
+    last_of,
     max_amounts,
+    maxima_of,
     mean_amounts,
+    means_of,
     orders,
     outcomes,
     risk_view,
+    row,
     since,
     sold,
     velocity_view,
@@ -29,7 +33,6 @@ from ibook_assets.core.features.spec import (
     Feature,
     FeatureView,
     Ratio,
-    RowFeature,
 )
 from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US
 
@@ -215,6 +218,45 @@ USER_REALTIME_FRAUD_FEATURES: Final = FeatureView(
     ),
 )
 
+_SIGNALS: Final = {
+    "declines": ("attempts", "Declined payment attempts"),
+    "avs_match": ("share", "Billing address matched"),
+    "device_accounts": ("accounts", "Accounts on the device"),
+    "checkout_ms": ("milliseconds", "Basket to payment"),
+    "geo_distance_m": ("metres", "Network address to home"),
+}
+"""Columns that say how an order was placed: unit and meaning."""
+
+_RECENT: Final = ("1d", "3d", "7d", "30d")
+
+USER_RECENT_ORDERS: Final = FeatureView(
+    name="user_recent_orders",
+    entity="user",
+    description="How the account placed its previous orders: a stranger orders differently.",
+    features=(
+        *orders("user", (*_RECENT, "365d"), emit=False),
+        *(last_of("user", column, *said) for column, said in _SIGNALS.items()),
+        last_of("user", "amount_cents", "cents", "Amount"),
+        last_of("user", "quantity", "tickets", "Tickets"),
+        last_of("user", "tier", "code", "Price tier, a position in TIERS,"),
+        *(
+            feature
+            for column, said in _SIGNALS.items()
+            for feature in means_of("user", column, _RECENT, *said)
+        ),
+        *maxima_of("user", "declines", ("1d", "7d"), *_SIGNALS["declines"]),
+        *maxima_of("user", "geo_distance_m", ("1d", "7d"), *_SIGNALS["geo_distance_m"]),
+        *maxima_of("user", "quantity", ("1d", "7d"), "tickets", "Tickets"),
+        Ratio(
+            name="orders_per_second_of_account",
+            numerator=("order_count_365d",),
+            denominator="account_age_s",
+            unit="orders per second",
+            description="Orders of the last 365d by the age of the account",
+        ),
+    ),
+)
+
 EVENT_VELOCITY: Final = FeatureView(
     name="event_velocity",
     entity="event",
@@ -237,79 +279,21 @@ ORDER_CONTEXT: Final = FeatureView(
     entity=None,
     description="The order itself, without any history.",
     features=(
-        RowFeature(name="amount", column="amount_cents", unit="cents", description="Total charged"),
-        RowFeature(name="tickets", column="quantity", unit="tickets", description="Tickets"),
-        RowFeature(name="tier_code", column="tier", unit="code", description="Position in TIERS"),
-        RowFeature(
-            name="channel_code", column="channel", unit="code", description="Position in CHANNELS"
-        ),
-        RowFeature(
-            name="category", column="category_code", unit="code", description="In CATEGORIES"
-        ),
-        RowFeature(
-            name="hour_of_day",
-            column="known_ts",
-            transform="hour_of_day",
-            unit="hours",
-            description="Hour of the day, UTC",
-        ),
-        RowFeature(
-            name="day_of_week",
-            column="known_ts",
-            transform="day_of_week",
-            unit="days",
-            description="Day of the week, UTC, Monday is 0",
-        ),
-        RowFeature(
-            name="is_weekend",
-            column="known_ts",
-            transform="weekend",
-            unit="flag",
-            description="1 on Saturday and Sunday, UTC",
-        ),
-        RowFeature(
-            name="is_night",
-            column="known_ts",
-            transform="night",
-            unit="flag",
-            description="1 from 00:00 until 06:59 UTC",
-        ),
-        RowFeature(
-            name="decline_count",
-            column="declines",
-            unit="attempts",
-            description="Declined payment attempts before this order",
-        ),
-        RowFeature(
-            name="avs_matched",
-            column="avs_match",
-            unit="flag",
-            description="1 when the billing address matched the card's",
-        ),
-        RowFeature(
-            name="accounts_on_device",
-            column="device_accounts",
-            unit="accounts",
-            description="Accounts seen on the device",
-        ),
-        RowFeature(
-            name="checkout_duration",
-            column="checkout_ms",
-            unit="milliseconds",
-            description="Basket to payment",
-        ),
-        RowFeature(
-            name="geo_distance",
-            column="geo_distance_m",
-            unit="metres",
-            description="Network address to home",
-        ),
-        RowFeature(
-            name="account_age",
-            column="account_age_s",
-            unit="seconds",
-            description="Age of the account",
-        ),
+        row("amount", "amount_cents", "cents", "Total charged"),
+        row("tickets", "quantity", "tickets", "Tickets"),
+        row("tier_code", "tier", "code", "Position in TIERS"),
+        row("channel_code", "channel", "code", "Position in CHANNELS"),
+        row("category", "category_code", "code", "In CATEGORIES"),
+        row("hour_of_day", "known_ts", "hours", "Hour of the day, UTC", "hour_of_day"),
+        row("day_of_week", "known_ts", "days", "Day of the week, UTC, Monday is 0", "day_of_week"),
+        row("is_weekend", "known_ts", "flag", "1 on Saturday and Sunday, UTC", "weekend"),
+        row("is_night", "known_ts", "flag", "1 from 00:00 until 06:59 UTC", "night"),
+        row("decline_count", "declines", "attempts", "Declined payment attempts before this order"),
+        row("avs_matched", "avs_match", "flag", "1 when the billing address matched the card's"),
+        row("accounts_on_device", "device_accounts", "accounts", "Accounts seen on the device"),
+        row("checkout_duration", "checkout_ms", "milliseconds", "Basket to payment"),
+        row("geo_distance", "geo_distance_m", "metres", "Network address to home"),
+        row("account_age", "account_age_s", "seconds", "Age of the account"),
         Ratio(
             name="amount_per_ticket",
             numerator=("amount_cents",),
@@ -345,6 +329,7 @@ FEATURE_VIEWS: Final[tuple[FeatureView, ...]] = (
     EVENT_HISTORICAL_METRICS,
     USER_PURCHASE_BEHAVIOR,
     USER_REALTIME_FRAUD_FEATURES,
+    USER_RECENT_ORDERS,
     velocity_view("card", "one payment card"),
     velocity_view("device", "one device"),
     velocity_view("ip", "one network address"),

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from ibook_assets.core.features.spec import Aggregation, Feature, FeatureView, Filter, Ratio
+from ibook_assets.core.features.spec import (
+    Aggregation,
+    Feature,
+    FeatureView,
+    Filter,
+    Ratio,
+    RowFeature,
+    Transform,
+)
 from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US
 
 WINDOWS: Final = {
@@ -14,6 +22,7 @@ WINDOWS: Final = {
     "1h": HOUR_US,
     "6h": 6 * HOUR_US,
     "1d": DAY_US,
+    "3d": 3 * DAY_US,
     "7d": 7 * DAY_US,
     "30d": 30 * DAY_US,
     "90d": 90 * DAY_US,
@@ -22,7 +31,16 @@ WINDOWS: Final = {
 VELOCITY: Final = ("1m", "5m", "1h", "6h", "1d", "7d", "30d")
 
 
-def orders(entity: str, windows: Iterable[str], resolution_us: int = 0) -> Iterator[Aggregation]:
+def row(
+    name: str, column: str, unit: str, meaning: str, transform: Transform = "value"
+) -> RowFeature:
+    """A column of the order itself."""
+    return RowFeature(name=name, column=column, transform=transform, unit=unit, description=meaning)
+
+
+def orders(
+    entity: str, windows: Iterable[str], resolution_us: int = 0, *, emit: bool = True
+) -> Iterator[Aggregation]:
     """Counts of the entity's orders."""
     for window in windows:
         yield Aggregation(
@@ -34,6 +52,7 @@ def orders(entity: str, windows: Iterable[str], resolution_us: int = 0) -> Itera
             resolution_us=resolution_us,
             unit="orders",
             description=f"Orders of the {entity} in the last {window}",
+            emit=emit,
         )
 
 
@@ -182,3 +201,60 @@ def sold(name: str, column: str, window_us: int, resolution_us: int, unit: str) 
         unit=unit,
         emit=False,
     )
+
+
+def last_of(entity: str, column: str, unit: str, meaning: str) -> Aggregation:
+    """A column of the entity's previous order."""
+    return Aggregation(
+        name=f"last_{column}",
+        entity=entity,
+        source="transactions",
+        function="last",
+        column=column,
+        window_us=WINDOWS["365d"],
+        unit=unit,
+        description=f"{meaning} of the {entity}'s previous order",
+    )
+
+
+def means_of(
+    entity: str, column: str, windows: Iterable[str], unit: str, meaning: str
+) -> Iterator[Feature]:
+    """Means of a column over the entity's orders; the sums behind them are not emitted.
+
+    The view must count the orders of the same windows as `orders` does.
+    """
+    for window in windows:
+        yield Aggregation(
+            name=f"{column}_sum_{window}",
+            entity=entity,
+            source="transactions",
+            function="sum",
+            column=column,
+            window_us=WINDOWS[window],
+            emit=False,
+        )
+        yield Ratio(
+            name=f"{column}_mean_{window}",
+            numerator=(f"{column}_sum_{window}",),
+            denominator=f"order_count_{window}",
+            unit=unit,
+            description=f"{meaning}, mean over the {entity}'s orders of the last {window}",
+        )
+
+
+def maxima_of(
+    entity: str, column: str, windows: Iterable[str], unit: str, meaning: str
+) -> Iterator[Aggregation]:
+    """Largest values of a column among the entity's orders."""
+    for window in windows:
+        yield Aggregation(
+            name=f"{column}_max_{window}",
+            entity=entity,
+            source="transactions",
+            function="max",
+            column=column,
+            window_us=WINDOWS[window],
+            unit=unit,
+            description=f"{meaning}, largest among the {entity}'s orders of the last {window}",
+        )
