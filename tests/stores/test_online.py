@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ibook_assets.core.errors import (
     ContractError,
@@ -103,21 +104,25 @@ def assert_online_equals_batch(
 
 @pytest.mark.usefixtures("_everything_is_known")
 def test_online_equals_batch_bit_for_bit() -> None:
-    @given(worlds())
-    @settings(max_examples=60, deadline=None)
-    def check(world: World) -> None:
-        published = BASE_US + 20 * 60_000_000 + 30_000_000
-        assert_online_equals_batch(EVERYTHING, world, published, published)
-        assert_online_equals_batch(EVERYTHING, world, published + 45_000_000, published)
+    @given(world=worlds(), steps=st.integers(1, 45), later=st.integers(0, 30))
+    @settings(max_examples=120, deadline=None)
+    def check(world: World, steps: int, later: int) -> None:
+        # Published and asked on the clock's own steps, so that windows end exactly on rows.
+        published = BASE_US + steps * world.step_us
+        assert_online_equals_batch(
+            EVERYTHING, world, published + later * world.step_us // 2, published
+        )
 
     check()
 
 
 @pytest.mark.parametrize("view", FEATURE_VIEWS, ids=lambda view: view.name)
-@given(world=worlds(most=12))
+@given(world=worlds(most=12), steps=st.integers(1, 45))
 @settings(max_examples=5, deadline=None)
-def test_every_view_of_the_catalogue_is_equal_online(view: FeatureView, world: World) -> None:
-    published = BASE_US + 20 * DAY_US
+def test_every_view_of_the_catalogue_is_equal_online(
+    view: FeatureView, world: World, steps: int
+) -> None:
+    published = BASE_US + steps * world.step_us
     assert_online_equals_batch(view, world, published, published)
 
 

@@ -98,6 +98,8 @@ class World:
 
     sources: dict[str, pa.Table | None]
     queries: pa.Table
+    step_us: int = MINUTE_US
+    """What times are mostly multiples of, counted from BASE_US."""
 
 
 def _moments(step_us: int) -> st.SearchStrategy[int]:
@@ -170,7 +172,7 @@ def worlds(draw: st.DrawFn, most: int = 25) -> World:
         sources["transactions"] if own else draw(tables(SOURCES["transactions"], step_us, most))
     )
     assert queries is not None
-    return World(sources, queries)
+    return World(sources, queries, step_us)
 
 
 def bits(values: Any) -> list[int]:
