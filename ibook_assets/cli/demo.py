@@ -6,8 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,8 +18,10 @@ from rich.table import Table
 from ibook_assets.cli.console import console
 from ibook_assets.cli.materialise import materialise
 from ibook_assets.cli.processes import child, free_port, wait_for
+from ibook_assets.core.facts import FACT_TRANSACTIONS
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.settings import Settings
+from ibook_assets.core.times import from_us
 from ibook_assets.definitions import defs
 from ibook_assets.defs.partitions import days_between
 from ibook_assets.stores.blobs import open_blobs
@@ -31,17 +32,23 @@ from ibook_assets.stores.promotions import PromotionLog
 START_SECONDS: Final = 120.0
 """How long a server may take until it answers."""
 
+LOOPBACK: Final = "127.0.0.1"
 DAGSTER_PORT: Final = 3000
 MLFLOW_PORT: Final = 5000
 
+_SAME_NAME: Final = (
+    *("user_id", "event_id", "promoter_id", "card_id", "device_id", "ip_id"),
+    *("quantity", "tier", "channel", "declines", "avs_match", "device_accounts"),
+)
+"""Fields of a scoring request that are columns of the facts."""
 
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Addresses of what the demo started."""
-
-    api: str
-    dagster: str
-    mlflow: str
+_SCALED: Final = {
+    "amount": ("amount_cents", 100),
+    "checkout_seconds": ("checkout_ms", 1_000),
+    "geo_distance_km": ("geo_distance_m", 1_000),
+    "account_age_days": ("account_age_s", 86_400),
+}
+"""Fields in people's units: the column behind them and how many of its units make one."""
 
 
 def run(settings: Settings, *, days: int, stay: bool) -> None:
@@ -54,13 +61,18 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
     """
     began = time.monotonic()
     lake = Lake(open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url))
-    _materialise(settings, lake, days)
-    console.print("[bold]3[/]  start the servers")
-    with _servers(settings) as servers:
-        request = _request_of_last_order(lake)
-        _show(servers, request, _score(servers.api, request), seconds=time.monotonic() - began)
-        if stay:
-            _wait_for_interrupt()
+    with _dagster(settings) as dagster:
+        console.print(f"watch the graph at {dagster} (it takes some seconds to come up)")
+        _materialise(settings, lake, days)
+        console.print("[bold]3[/]  start the scoring server and MLflow")
+        with _servers(settings) as (api, mlflow):
+            request = _request_of_last_order(lake)
+            _show_answer(_score(api, request))
+            _show_links({"Dagster": dagster, "MLflow": mlflow, "API": f"{api}/docs"})
+            _show_curl(api, request)
+            console.print(f"[green]ready after {time.monotonic() - began:.0f} s[/]")
+            if stay:
+                _wait_for_interrupt()
 
 
 def _materialise(settings: Settings, lake: Lake, days: int) -> None:
@@ -89,53 +101,56 @@ def _complete_days(lake: Lake) -> set[str]:
 
 
 @contextmanager
-def _servers(settings: Settings) -> Iterator[Servers]:
+def _dagster(settings: Settings) -> Iterator[str]:
+    """Dagster's UI and daemon; not waited for, they come up while the graph is materialised."""
+    port = free_port(DAGSTER_PORT)
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
+    command += ["-h", LOOPBACK, "-p", str(port)]
+    log = settings.home / "demo" / "dagster.log"
+    with child("dagster", command, log=log) as process:
+        yield f"http://{LOOPBACK}:{port}"
+        process.check_alive()
+
+
+@contextmanager
+def _servers(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The scoring server and MLflow's UI, once both answer."""
     logs = settings.home / "demo"
-    ports = [free_port(p) for p in (settings.port, DAGSTER_PORT, MLFLOW_PORT)]
-    api, dagster, mlflow = (f"http://127.0.0.1:{port}" for port in ports)
-    python = [sys.executable, "-m"]
-    commands = {
-        "api": [*python, "ibook_serving", "--port", str(ports[0])],
-        "dagster": [
-            *(*python, "dagster", "dev", "-w", "workspace.yaml"),
-            *("-h", "127.0.0.1", "-p", str(ports[1])),
-        ],
-        "mlflow": mlflow_command(settings, ports[2]),
-    }
-    health = {
-        "api": f"{api}/readyz",
-        "dagster": f"{dagster}/server_info",
-        "mlflow": f"{mlflow}/health",
-    }
-    with ExitStack() as stack, console.status("starting") as status:
-        children = {
-            name: stack.enter_context(child(name, command, log=logs / f"{name}.log"))
-            for name, command in commands.items()
-        }
-        for name, process in children.items():
-            status.update(f"waiting for {name}")
-            wait_for(health[name], process, seconds=START_SECONDS)
-        status.stop()
-        yield Servers(api=api, dagster=dagster, mlflow=mlflow)
+    api_port, mlflow_port = free_port(settings.port), free_port(MLFLOW_PORT)
+    api, mlflow = f"http://{LOOPBACK}:{api_port}", f"http://{LOOPBACK}:{mlflow_port}"
+    serve = [sys.executable, "-m", "ibook_serving", "--port", str(api_port)]
+    with (
+        child("api", serve, log=logs / "api.log") as api_process,
+        child(
+            "mlflow", mlflow_command(settings, mlflow_port), log=logs / "mlflow.log"
+        ) as mlflow_process,
+    ):
+        wait_for(f"{api}/readyz", api_process, seconds=START_SECONDS)
+        wait_for(f"{mlflow}/health", mlflow_process, seconds=START_SECONDS)
+        yield api, mlflow
 
 
 def mlflow_command(settings: Settings, port: int) -> list[str]:
     """Command line of the MLflow UI over the platform's tracking store, on loopback."""
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port)),
         *("--backend-store-uri", settings.tracking_uri, "--workers", "1"),
     ]
 
 
 def _request_of_last_order(lake: Lake) -> dict[str, Any]:
-    """A scoring request of the newest order in the lake: the reference system's three fields."""
+    """A scoring request of the newest order in the lake, with all that the shop knows of it."""
     day = lake.partitions("facts/transactions")[-1]
-    columns = ["user_id", "event_id", "amount_cents"]
-    last = lake.read("facts/transactions", [day], columns=columns).slice(0, 1).to_pylist()[0]
-    amount = last["amount_cents"] / 100
-    return {
-        "requests": [{"user_id": last["user_id"], "event_id": last["event_id"], "amount": amount}]
+    orders = lake.read("facts/transactions", [day], spec=FACT_TRANSACTIONS)
+    order = orders.slice(orders.num_rows - 1).to_pylist()[0]
+    request = {name: order[name] for name in _SAME_NAME if order[name] is not None}
+    request |= {
+        name: order[column] / scale
+        for name, (column, scale) in _SCALED.items()
+        if order[column] is not None
     }
+    request["occurred_at"] = from_us(order["occurred_ts"]).isoformat()
+    return {"requests": [request]}
 
 
 def _score(api: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -145,28 +160,31 @@ def _score(api: str, request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _show(
-    servers: Servers, request: dict[str, Any], answer: dict[str, Any], *, seconds: float
-) -> None:
+def _show_answer(answer: dict[str, Any]) -> None:
     prediction = answer["predictions"][0]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("score", f"{prediction['score']:.4f}")
-    table.add_row("decision", f"{prediction['decision']}, from {prediction['threshold']:.4f} on")
-    table.add_row("model", prediction["model_version"])
-    for reason in prediction.get("reasons", []):
-        table.add_row("because", f"{reason['phrase']} ({reason['contribution']:+.3f})")
-    console.print(Panel(table, title="a scored order", expand=False))
-    links = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    links.add_row("Dagster", servers.dagster)
-    links.add_row("MLflow", servers.mlflow)
-    links.add_row("API", f"{servers.api}/docs")
-    console.print(links)
-    curl = (
-        f"curl -s {servers.api}/predict?explain=true -H 'content-type: application/json' "
-        f"-d '{json.dumps(request)}'"
+    table.add_row(
+        "decision", f"{prediction['decision']}; review from {prediction['threshold']:.4f}"
     )
-    console.print(curl, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"[green]ready after {seconds:.0f} s[/]")
+    table.add_row("model", prediction["model_version"])
+    table.add_row("features as of", prediction["features_as_of"])
+    for reason in prediction["reasons"]:
+        table.add_row("because", f"{reason['phrase']} ({reason['contribution']:+.3f})")
+    console.print(Panel(table, title="the newest order, scored", expand=False))
+
+
+def _show_links(links: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, address in links.items():
+        table.add_row(name, address)
+    console.print(table)
+
+
+def _show_curl(api: str, request: dict[str, Any]) -> None:
+    address = f"'{api}/predict?explain=true'"
+    body = f"-H 'content-type: application/json' -d '{json.dumps(request)}'"
+    console.print(f"curl -s {address} {body}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _wait_for_interrupt() -> None:

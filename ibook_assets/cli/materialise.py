@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,7 +48,7 @@ def materialise(
     started = time.time()
     with dg.DagsterInstance.get() as instance, child("dagster", command, log=log) as run:
         with _progress() as progress:
-            task = progress.add_task("starting Dagster", total=len(keys))
+            task = progress.add_task("starting Dagster", total=None)
             while run.process.poll() is None:
                 _update(progress, task, _steps(instance, since=started))
                 time.sleep(_POLL_SECONDS)
@@ -71,25 +71,33 @@ def _progress() -> Progress:
     )
 
 
-def _steps(instance: dg.DagsterInstance, *, since: float) -> list[tuple[str, bool]]:
-    """`(step, finished)` of the newest run that began after `since`, in the order they began."""
+def _steps(instance: dg.DagsterInstance, *, since: float) -> dict[str, str]:
+    """Step to `waiting`, `running` or `done`, of the newest run that began after `since`."""
     newest = instance.get_run_records(limit=1)
     if not newest or newest[0].create_timestamp.timestamp() < since - 1:
-        return []
+        return {}
+    run = newest[0].dagster_run
+    if run.execution_plan_snapshot_id is None:
+        return {}
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    steps = dict.fromkeys(plan.step_keys_to_execute, "waiting")
     events = instance.get_records_for_run(
-        newest[0].dagster_run.run_id,
+        run.run_id,
         of_type={dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_SUCCESS},
     )
-    steps: dict[str, bool] = {}
     for record in events.records:
         event = record.event_log_entry.dagster_event
         if event is not None and event.step_key:
-            steps[event.step_key] = event.event_type == dg.DagsterEventType.STEP_SUCCESS
-    return list(steps.items())
+            started = event.event_type == dg.DagsterEventType.STEP_START
+            steps[event.step_key] = "running" if started else "done"
+    return steps
 
 
-def _update(progress: Progress, task: TaskID, steps: Sequence[tuple[str, bool]]) -> None:
-    running = [name.replace("__", "/") for name, finished in steps if not finished]
-    progress.update(task, completed=sum(finished for _, finished in steps))
+def _update(progress: Progress, task: TaskID, steps: Mapping[str, str]) -> None:
+    if not steps:
+        return
+    states = list(steps.values())
+    progress.update(task, total=len(states), completed=states.count("done"))
+    running = [name.replace("__", "/") for name, state in steps.items() if state == "running"]
     if running:
-        progress.update(task, description=running[-1])
+        progress.update(task, description=running[0])

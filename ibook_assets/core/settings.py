@@ -59,7 +59,7 @@ class Settings(BaseSettings):
 
     label_maturity_days: Annotated[int, Field(ge=0, le=180)] = 45
     """Days after which an order without a chargeback counts as settled."""
-    tuning_trials: Annotated[int, Field(ge=1)] = 12
+    tuning_trials: Annotated[int, Field(ge=1)] = 5
     """Optuna trials of one training run."""
     training_threads: Annotated[int, Field(ge=1)] = 2
     """Threads XGBoost trains with."""

@@ -38,9 +38,9 @@ class TreeSpace:
 
     eta: Span = Span(0.05, 0.3, log=True)
     max_depth: Span = Span(3, 8)
-    min_child_weight: Span = Span(0.5, 30, log=True)
+    min_child_weight: Span = Span(0.5, 60, log=True)
     subsample: Span = Span(0.6, 1.0)
-    colsample_bytree: Span = Span(0.4, 1.0)
+    colsample_bytree: Span = Span(0.2, 1.0)
     reg_lambda: Span = Span(0.3, 30, log=True)
     scale_pos_weight: Span = Span(1, 10, log=True)
     """How much heavier a fraud counts than a legitimate order; calibration takes it out again."""
@@ -132,6 +132,20 @@ FRAUD: Final = UseCase(
         loss_share=1.0, chargeback_fee_cents=1_500, review_cents=300, friction_share=0.02
     ),
     endpoint="/fraud/predict",
+    # Hundreds of thousands of rows with a few percent of late or missing labels: many cautious
+    # trees on a third of the features each; fine bins brought nothing here.
+    space=TreeSpace(
+        eta=Span(0.03, 0.12, log=True),
+        max_depth=Span(4, 7),
+        min_child_weight=Span(5, 60, log=True),
+        subsample=Span(0.6, 0.9),
+        colsample_bytree=Span(0.2, 0.6),
+        reg_lambda=Span(1, 30, log=True),
+        scale_pos_weight=Span(1, 4, log=True),
+        max_bin=(256, 512),
+        max_rounds=500,
+        patience=50,
+    ),
     dimensions=(("tier", TIERS), ("channel", CHANNELS), ("category_code", CATEGORIES)),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,21 @@ from ibook_assets.training.evaluate import Evaluation, evaluate
 from ibook_assets.training.examples import Examples
 from ibook_assets.training.fit import Fitted, fit
 from ibook_assets.training.select import select_features
+from ibook_assets.training.trees import TreeParameters
 from ibook_assets.training.tune import Fold, Tuning, tune
+
+
+START: Final = TreeParameters(
+    eta=0.05,
+    max_depth=6,
+    min_child_weight=30.0,
+    subsample=0.75,
+    colsample_bytree=0.3,
+    reg_lambda=3.0,
+    scale_pos_weight=2.0,
+    max_bin=256,
+)
+"""Where the search starts, so that it can only find something better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,7 @@ def train(
         trials=trials,
         seed=use_case.seed,
         threads=threads,
+        starts=(START,),
     )
     fitted = fit(
         examples, split, use_case, tuning.parameters, training_snapshot=snapshot, threads=threads
