@@ -104,7 +104,7 @@ def assert_online_equals_batch(
 
 @pytest.mark.usefixtures("_everything_is_known")
 def test_online_equals_batch_bit_for_bit() -> None:
-    @given(world=worlds(), steps=st.integers(1, 45), later=st.integers(0, 30))
+    @given(world=worlds(), steps=st.integers(1, 20), later=st.integers(0, 20))
     @settings(max_examples=120, deadline=None)
     def check(world: World, steps: int, later: int) -> None:
         # Published and asked on the clock's own steps, so that windows end exactly on rows.
@@ -117,7 +117,7 @@ def test_online_equals_batch_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("view", FEATURE_VIEWS, ids=lambda view: view.name)
-@given(world=worlds(most=12), steps=st.integers(1, 45))
+@given(world=worlds(most=12), steps=st.integers(1, 20))
 @settings(max_examples=5, deadline=None)
 def test_every_view_of_the_catalogue_is_equal_online(
     view: FeatureView, world: World, steps: int

@@ -170,21 +170,22 @@ def _window_group(n: int, group: _Group, members: list[Aggregation], columns: Co
         a.name: _aggregate(a, "f.t", _passes(a), f" OVER w{spans.index(a.window_us)}")
         for a in members
     }
-    time = _floor("ts", resolution)
-    facts = _facts(group, members, columns)
+    row_id = SOURCES[source].key[0]
+    order = f"row_number() OVER (PARTITION BY id ORDER BY ts, {row_id}) AS position"
+    facts = f"{_facts(group, members, columns)}, {row_id}, true AS is_fact"
     if source == "transactions":
         # Queries are the very rows of the source, so no union is needed.
-        rows = f"SELECT query_row, {facts}, true AS is_fact FROM queries"
+        rows = f"SELECT *, {order} FROM (SELECT query_row, {facts} FROM queries)"
     else:
-        known = f"SELECT NULL::BIGINT AS query_row, {facts}, true AS is_fact FROM {source}"
         asked = _integer(FACT_TRANSACTIONS, ENTITY_COLUMNS[entity], columns, "queries")
         rows = (
-            f"{known} UNION ALL BY NAME SELECT query_row, {asked} AS id, "
+            f"SELECT NULL::BIGINT AS query_row, *, {order} FROM (SELECT {facts} FROM {source}) "
+            f"UNION ALL BY NAME SELECT query_row, {asked} AS id, "
             "CAST(known_ts AS BIGINT) AS ts, false AS is_fact FROM queries"
         )
     values = _selected(members, columns, picks, "f")
     return [
-        f"f{n} AS (SELECT *, {time} AS t FROM ({rows}))",
+        f"f{n} AS (SELECT *, {_floor('ts', resolution)} AS t FROM ({rows}))",
         f"g{n} AS (SELECT query_row, {values} FROM f{n} f WINDOW {windows})",
     ]
 
@@ -242,8 +243,8 @@ def join_sql(view: FeatureView, columns: Columns) -> str:
 def window_sql(view: FeatureView, columns: Columns) -> str:
     """SQL for `view` as RANGE windows; equal to it while no entity exceeds a cap in a window.
 
-    `queries` must be the rows of facts/transactions themselves, with all their columns; every
-    source the view reads must exist, and `last` is not supported (windows have no tie-break).
+    `queries` must be the rows of facts/transactions themselves, with all their columns, and every
+    source the view reads must exist.
     """
     parts: list[str] = []
     groups = _groups(view)
