@@ -61,6 +61,7 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
     """
     began = time.monotonic()
     lake = Lake(open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url))
+    _prepare_history()
     with _dagster(settings) as dagster:
         console.print(f"watch the graph at {dagster} (it takes some seconds to come up)")
         _materialise(settings, lake, days)
@@ -73,6 +74,14 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
             console.print(f"[green]ready after {time.monotonic() - began:.0f} s[/]")
             if stay:
                 _wait_for_interrupt()
+
+
+def _prepare_history() -> None:
+    """Create Dagster's databases: two processes that both find none would disturb each other."""
+    with dg.DagsterInstance.get() as instance:
+        instance.get_runs_count()
+        instance.get_asset_keys()
+        instance.all_instigator_state()
 
 
 def _materialise(settings: Settings, lake: Lake, days: int) -> None:
@@ -164,9 +173,7 @@ def _show_answer(answer: dict[str, Any]) -> None:
     prediction = answer["predictions"][0]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("score", f"{prediction['score']:.4f}")
-    table.add_row(
-        "decision", f"{prediction['decision']}; review from {prediction['threshold']:.4f}"
-    )
+    table.add_row("decision", f"{prediction['decision']} (from {prediction['threshold']:.4f})")
     table.add_row("model", prediction["model_version"])
     table.add_row("features as of", prediction["features_as_of"])
     for reason in prediction["reasons"]:
