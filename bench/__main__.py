@@ -1,0 +1,19 @@
+"""`make bench`: every benchmark, one after the other, each beside its named peers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def main() -> None:
+    """Run the simulator's benchmark, then the features' with what was given on the command line."""
+    features = ["--rows", "1000000", "10000000", *sys.argv[1:]]
+    for command in (["bench.simulator"], ["bench.features", *features]):
+        code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+        if code:
+            sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
