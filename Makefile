@@ -74,7 +74,7 @@ format: $(STAMP) ## Format the code and mend what lint can mend
 
 .PHONY: bench
 bench: $(BENCH_STAMP) ## Measure against named peers (writes reports/bench)
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: audit
 audit: $(STAMP) ## Known vulnerabilities of the locked packages, and an SBOM in reports/

@@ -135,7 +135,7 @@ FRAUD: Final = UseCase(
     # Hundreds of thousands of rows with a few percent of late or missing labels: many cautious
     # trees on a third of the features each; fine bins brought nothing here.
     space=TreeSpace(
-        eta=Span(0.03, 0.12, log=True),
+        eta=Span(0.05, 0.15, log=True),
         max_depth=Span(4, 7),
         min_child_weight=Span(5, 60, log=True),
         subsample=Span(0.6, 0.9),
@@ -143,8 +143,8 @@ FRAUD: Final = UseCase(
         reg_lambda=Span(1, 30, log=True),
         scale_pos_weight=Span(1, 4, log=True),
         max_bin=(256, 512),
-        max_rounds=500,
-        patience=50,
+        max_rounds=350,
+        patience=40,
     ),
     dimensions=(("tier", TIERS), ("channel", CHANNELS), ("category_code", CATEGORIES)),
 )

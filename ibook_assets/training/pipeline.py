@@ -26,9 +26,8 @@ from ibook_assets.training.select import select_features
 from ibook_assets.training.trees import TreeParameters
 from ibook_assets.training.tune import Fold, Tuning, tune
 
-
 START: Final = TreeParameters(
-    eta=0.05,
+    eta=0.07,
     max_depth=6,
     min_child_weight=30.0,
     subsample=0.75,
