@@ -62,8 +62,8 @@ class Settings(BaseSettings):
     tuning_trials: Annotated[int, Field(ge=1)] = 5
     """Optuna trials of one training run."""
     training_threads: Annotated[int, Field(ge=1)] = 1
-    """Threads XGBoost trains with. More help on idle cores only: two on a busy pair took eight times
-    as long as one."""
+    """Threads XGBoost trains with. More only help on idle cores: on a busy pair two took longer
+    than one."""
 
     task_retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Retries of a failed asset step; 0 fails immediately."""
