@@ -23,8 +23,8 @@ def main() -> None:
     for name, options in reversed(ENVIRONMENTS.items()):
         target = Path("requirements") / f"{name}.txt"
         command = [uv, "pip", "compile", "pyproject.toml", *options, "--output-file", target]
-        command += ["--python-version", "3.11", "--universal", "--generate-hashes", "--quiet", "--no-annotate"]
-        command += ["--custom-compile-command", "make lock"]
+        command += ["--python-version", "3.11", "--universal", "--generate-hashes", "--quiet"]
+        command += ["--no-annotate", "--custom-compile-command", "make lock"]
         if previous:
             command += ["--constraint", previous]
         subprocess.run(command, check=True)

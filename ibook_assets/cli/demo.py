@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
@@ -60,6 +62,8 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
         stay: keep serving until Ctrl-C; otherwise everything stops after the scored request.
     """
     began = time.monotonic()
+    # Children find the instance that `make dev` uses, as the demo itself does.
+    os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     lake = Lake(open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url))
     _prepare_history()
     with _dagster(settings) as dagster:

@@ -88,7 +88,7 @@ def fit(
         use_case=use_case.name,
         version=version_of(training_snapshot, model, calibration, threshold),
         feature_names=examples.feature_names,
-        spec_hashes=use_case.spec_hashes,
+        spec_hashes={name: use_case.spec_hashes[name] for name in views_of(examples)},
         calibration=calibration,
         threshold=threshold,
         training_snapshot=training_snapshot,
@@ -105,6 +105,11 @@ def fit(
         model_sha256=sha256_hex(model),
     )
     return Fitted(ModelBundle(info, model), rounds, curve, probabilities)
+
+
+def views_of(examples: Examples) -> list[str]:
+    """Feature views that the columns of `examples` come from, in column order."""
+    return list(dict.fromkeys(name.partition(":")[0] for name in examples.feature_names))
 
 
 def version_of(
