@@ -99,6 +99,8 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(BIN)/uv
 	@echo "Installing the locked packages …"
 	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.txt --python $(BIN)/python
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e . --python $(BIN)/python
+	@echo "Compiling the kernels …"
+	@$(BIN)/python -m scripts.compile_kernels
 	@touch $@
 
 $(BENCH_STAMP): requirements/bench.txt $(STAMP)
