@@ -22,11 +22,12 @@ def main() -> None:
     # The widest environment is resolved first and constrains the others: one version everywhere.
     for name, options in reversed(ENVIRONMENTS.items()):
         target = Path("requirements") / f"{name}.txt"
-        command = [uv, "pip", "compile", "pyproject.toml", *options, "--output-file", target]
+        command = [str(uv), "pip", "compile", "pyproject.toml", *options]
+        command += ["--output-file", str(target)]
         command += ["--python-version", "3.11", "--universal", "--generate-hashes", "--quiet"]
         command += ["--no-annotate", "--custom-compile-command", "make lock"]
         if previous:
-            command += ["--constraint", previous]
+            command += ["--constraint", str(previous)]
         subprocess.run(command, check=True)
         previous = target
 

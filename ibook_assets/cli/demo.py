@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +20,14 @@ from rich.table import Table
 from ibook_assets.cli.console import console
 from ibook_assets.cli.materialise import materialise
 from ibook_assets.cli.processes import child, free_port, wait_for
-from ibook_assets.core.facts import FACT_TRANSACTIONS
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.settings import Settings
+from ibook_assets.core.tables import TRANSACTIONS
 from ibook_assets.core.times import from_us
 from ibook_assets.definitions import defs
 from ibook_assets.defs.partitions import days_between
+from ibook_assets.defs.sources import source_of
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.lake import Lake
@@ -71,7 +73,7 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
         _materialise(settings, lake, days)
         console.print("[bold]3[/]  start the scoring server and MLflow")
         with _servers(settings) as (api, mlflow):
-            request = _request_of_last_order(lake)
+            request = _request_of_next_order(settings, lake)
             _show_answer(_score(api, request))
             _show_links({"Dagster": dagster, "MLflow": mlflow, "API": f"{api}/docs"})
             _show_curl(api, request)
@@ -151,11 +153,14 @@ def mlflow_command(settings: Settings, port: int) -> list[str]:
     ]
 
 
-def _request_of_last_order(lake: Lake) -> dict[str, Any]:
-    """A scoring request of the newest order in the lake, with all that the shop knows of it."""
-    day = lake.partitions("facts/transactions")[-1]
-    orders = lake.read("facts/transactions", [day], spec=FACT_TRANSACTIONS)
-    order = orders.slice(orders.num_rows - 1).to_pylist()[0]
+def _request_of_next_order(settings: Settings, lake: Lake) -> dict[str, Any]:
+    """A scoring request of the first order after the lake's last day, with all that is known."""
+    last = date.fromisoformat(lake.partitions("facts/transactions")[-1])
+    orders = source_of(settings).delivery(TRANSACTIONS, last + timedelta(days=1)).rows
+    if orders.num_rows == 0:
+        msg = f"the source has no order after {last}; take a smaller --days, so that one is left"
+        raise ContractError(msg)
+    order = orders.slice(0, 1).to_pylist()[0]
     request = {name: order[name] for name in _SAME_NAME if order[name] is not None}
     request |= {
         name: order[column] / scale
@@ -182,7 +187,7 @@ def _show_answer(answer: dict[str, Any]) -> None:
     table.add_row("features as of", prediction["features_as_of"])
     for reason in prediction["reasons"]:
         table.add_row("because", f"{reason['phrase']} ({reason['contribution']:+.3f})")
-    console.print(Panel(table, title="the newest order, scored", expand=False))
+    console.print(Panel(table, title="the next order, scored", expand=False))
 
 
 def _show_links(links: dict[str, str]) -> None:
