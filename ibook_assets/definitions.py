@@ -45,7 +45,7 @@ def build_defs(
         # Steps of one run share worlds, files and compiled kernels; a process each would not.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(graph, jobs_and_schedules(chosen))
+    return dg.Definitions.merge(graph, jobs_and_schedules())
 
 
 def _resources(settings: Settings) -> dict[str, Any]:

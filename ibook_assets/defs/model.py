@@ -216,7 +216,7 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
             lake.tables,
             use_case,
             candidate,
-            actor=f"dagster run {context.run_id}",
+            actor=f"dagster run {context.run.run_id}",
             reason="the gate opened",
             precommit=live_run_check(context),
         )

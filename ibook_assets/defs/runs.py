@@ -97,11 +97,11 @@ def live_run_check(context: dg.AssetExecutionContext) -> Callable[[], None]:
     """
 
     def check() -> None:
-        run = context.instance.get_run_by_id(context.run_id)
+        run = context.instance.get_run_by_id(context.run.run_id)
         status = run.status if run else None
         if status not in _LIVE:
             found = status.value if status else "unknown"
-            raise RunNotLiveError(run_id=context.run_id, status=found)
+            raise RunNotLiveError(run_id=context.run.run_id, status=found)
 
     return check
 

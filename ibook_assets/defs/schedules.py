@@ -4,19 +4,17 @@ from typing import Final
 
 import dagster as dg
 
-from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
-from ibook_assets.defs.partitions import FACTS, FEATURES, RAW, SERVING, TRUTH, daily
+from ibook_assets.defs.partitions import FACTS, FEATURES, RAW, SERVING, TRUTH
 
 _DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES)
 
 
-def jobs_and_schedules(settings: Settings) -> dg.Definitions:
+def jobs_and_schedules() -> dg.Definitions:
     """The daily data job, the publication that follows it, and weekly training."""
     data = dg.define_asset_job(
         "daily_data",
         selection=_DAILY - dg.AssetSelection.assets(["raw", "events"]),
-        partitions_def=daily(settings),
         description="Raw rows, facts and features of one day.",
     )
     catalogue = dg.define_asset_job(

@@ -51,7 +51,7 @@ class TrackingResource(dg.ConfigurableResource["TrackingResource"]):
             _StepContext(
                 log=context.log,
                 dagster_run=context.run,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 resource_config={
                     "mlflow_tracking_uri": self.uri,
                     "experiment_name": experiment,
