@@ -39,7 +39,7 @@ def backtest(
     ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of the parameter search on earlier weeks.")
-    ] = 40,
+    ] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Train, wait for labels, test, for each start day; write one score a test transaction."""

@@ -29,7 +29,7 @@ _REPORT_EVERY: Final = 20
 """Rounds between two looks of the pruner."""
 _STARTUP_TRIALS: Final = 5
 
-TUNING_ROWS: Final = 20_000
+TUNING_ROWS: Final = 15_000
 """Rows a trial grows on and is judged by; a search sees more parameters rather than more rows."""
 
 _PRUNE_BELOW_PERCENTILE: Final = 25.0

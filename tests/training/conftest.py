@@ -6,7 +6,12 @@ import pytest
 from ibook_assets.core.times import DAY_US
 from ibook_assets.training.examples import Examples
 
-FEATURES = ("order_context:amount", "order_context:tickets", "user_risk:fraud_share_30d", "ip:x")
+FEATURES = (
+    "order_context:amount",
+    "order_context:tickets",
+    "user_risk:fraud_share_30d",
+    "ip_velocity:order_count_1d",
+)
 
 
 def make_examples(n: int, *, seed: int = 3, base_rate: float = 0.05) -> Examples:
