@@ -33,9 +33,27 @@ def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
         except IbookError as error:
             fail(str(error))
         except ValidationError as error:
-            fail(f"a setting is wrong: {error}")
+            fail(_in_words(error))
 
     return wrapped
+
+
+def _in_words(error: ValidationError) -> str:
+    if error.title != Settings.__name__:
+        return str(error)
+    wrong = [
+        f"{_variable(found['loc'])} is {found['input']!r}: {found['msg']}"
+        if found["loc"]
+        else found["msg"]
+        for found in error.errors(include_url=False)
+    ]
+    return f"a setting is wrong: {'; '.join(wrong)}. `.env.example` lists all settings"
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    name = str(location[0])
+    # A field with names of its own is reported under the one that was read.
+    return name if name.isupper() else f"IBOOK_{name.upper()}"
 
 
 def fail(message: str) -> NoReturn:
