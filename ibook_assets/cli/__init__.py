@@ -23,7 +23,7 @@ app.command("features")(features.features)
 def demo(
     days: Annotated[
         int, typer.Option(min=60, max=400, help="Days to simulate and materialise.")
-    ] = 105,
+    ] = 120,
     stay: Annotated[
         bool | None,
         typer.Option(help="Keep serving until Ctrl-C. Default: only on a terminal."),

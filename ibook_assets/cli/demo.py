@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from ibook_assets.cli.console import console
 from ibook_assets.cli.materialise import materialise
-from ibook_assets.cli.processes import child, free_port, wait_for
+from ibook_assets.cli.processes import Child, child, free_port, wait_for
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.settings import Settings
@@ -68,18 +69,20 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     lake = Lake(open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url))
     _prepare_history()
-    with _dagster(settings) as dagster:
+    # Servers come up beside the materialisation; the scoring server answers 503 until it ends.
+    with _dagster(settings) as dagster, _servers(settings) as (api, mlflow):
         console.print(f"watch the graph at {dagster} (it takes some seconds to come up)")
         _materialise(settings, lake, days)
-        console.print("[bold]3[/]  start the scoring server and MLflow")
-        with _servers(settings) as (api, mlflow):
-            request = _request_of_next_order(settings, lake)
-            _show_answer(_score(api, request))
-            _show_links({"Dagster": dagster, "MLflow": mlflow, "API": f"{api}/docs"})
-            _show_curl(api, request)
-            console.print(f"[green]ready after {time.monotonic() - began:.0f} s[/]")
-            if stay:
-                _wait_for_interrupt()
+        console.print("[bold]3[/]  score an order")
+        wait_for(f"{api.url}/readyz", api.process, seconds=START_SECONDS)
+        wait_for(f"{mlflow.url}/health", mlflow.process, seconds=START_SECONDS)
+        request = _request_of_next_order(settings, lake)
+        _show_answer(_score(api.url, request))
+        _show_links({"Dagster": dagster, "MLflow": mlflow.url, "API": f"{api.url}/docs"})
+        _show_curl(api.url, request)
+        console.print(f"[green]ready after {time.monotonic() - began:.0f} s[/]")
+        if stay:
+            _wait_for_interrupt()
 
 
 def _prepare_history() -> None:
@@ -127,22 +130,30 @@ def _dagster(settings: Settings) -> Iterator[str]:
         process.check_alive()
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that has been started, and where it will answer."""
+
+    url: str
+    process: Child
+
+
 @contextmanager
-def _servers(settings: Settings) -> Iterator[tuple[str, str]]:
-    """The scoring server and MLflow's UI, once both answer."""
+def _servers(settings: Settings) -> Iterator[tuple[Server, Server]]:
+    """The scoring server and MLflow's UI; not waited for."""
     logs = settings.home / "demo"
+    (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
     api_port, mlflow_port = free_port(settings.port), free_port(MLFLOW_PORT)
-    api, mlflow = f"http://{LOOPBACK}:{api_port}", f"http://{LOOPBACK}:{mlflow_port}"
     serve = [sys.executable, "-m", "ibook_serving", "--port", str(api_port)]
+    track = mlflow_command(settings, mlflow_port)
     with (
-        child("api", serve, log=logs / "api.log") as api_process,
-        child(
-            "mlflow", mlflow_command(settings, mlflow_port), log=logs / "mlflow.log"
-        ) as mlflow_process,
+        child("api", serve, log=logs / "api.log") as api,
+        child("mlflow", track, log=logs / "mlflow.log") as mlflow,
     ):
-        wait_for(f"{api}/readyz", api_process, seconds=START_SECONDS)
-        wait_for(f"{mlflow}/health", mlflow_process, seconds=START_SECONDS)
-        yield api, mlflow
+        yield (
+            Server(f"http://{LOOPBACK}:{api_port}", api),
+            Server(f"http://{LOOPBACK}:{mlflow_port}", mlflow),
+        )
 
 
 def mlflow_command(settings: Settings, port: int) -> list[str]:

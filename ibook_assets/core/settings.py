@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     """Accounts in the simulated world at its start."""
     sim_events: Annotated[int, Field(ge=10)] = 400
     """Ticketed events on sale in any 90 days of the simulated world."""
-    sim_orders_per_day: Annotated[int, Field(ge=10)] = 4_000
+    sim_orders_per_day: Annotated[int, Field(ge=10)] = 3_600
     """Expected orders a day in the simulated world."""
 
     files_transactions: Path | None = None
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
 
     label_maturity_days: Annotated[int, Field(ge=0, le=180)] = 45
     """Days after which an order without a chargeback counts as settled."""
-    tuning_trials: Annotated[int, Field(ge=1)] = 4
+    tuning_trials: Annotated[int, Field(ge=1)] = 3
     """Optuna trials of one training run."""
     training_threads: Annotated[int, Field(ge=1)] = 1
     """Threads XGBoost trains with. More only help on idle cores: on a busy pair two took longer

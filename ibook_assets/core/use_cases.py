@@ -143,8 +143,8 @@ FRAUD: Final = UseCase(
         reg_lambda=Span(1, 30, log=True),
         scale_pos_weight=Span(1, 4, log=True),
         max_bin=(256, 512),
-        max_rounds=350,
-        patience=40,
+        max_rounds=250,
+        patience=25,
     ),
     dimensions=(("tier", TIERS), ("channel", CHANNELS), ("category_code", CATEGORIES)),
 )
