@@ -194,7 +194,9 @@ def _evaluation(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
 def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=[use_case.name, "promotion"],
-        deps=[[use_case.name, "evaluation"]],
+        # The model and the rows it judges, too: with evaluation left out of a selection the order
+        # of the other steps would be open, and the model before would be promoted.
+        deps=[[use_case.name, name] for name in ("training_set", "model", "evaluation")],
         group_name=use_case.name,
         owners=[ML_PLATFORM],
         kinds={"json"},

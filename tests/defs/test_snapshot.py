@@ -1,0 +1,54 @@
+"""The whole graph as a text file, so that a change of it is seen and meant.
+
+After a change that is meant, `IBOOK_UPDATE_SNAPSHOTS=1 pytest tests/defs/test_snapshot.py`
+writes it anew.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ibook_assets.core.features.catalog import FEATURE_VIEWS
+from ibook_assets.core.features.spec import SOURCES
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.tables import TRUTH_ORDERS
+from ibook_assets.definitions import build_defs
+
+SNAPSHOT = Path(__file__).with_name("graph.txt")
+
+
+def line(node: Any) -> str:
+    return " | ".join(
+        (
+            node.key.to_user_string(),
+            node.group_name,
+            ",".join(sorted(node.kinds)),
+            ",".join(node.owners),
+            "daily" if node.is_partitioned else "whole",
+            "<- " + ", ".join(sorted(key.to_user_string() for key in node.parent_keys)),
+        )
+    ).rstrip(" <-|")
+
+
+def test_the_graph_is_the_one_that_was_agreed_on(small: Settings) -> None:
+    graph = build_defs(small).resolve_asset_graph()
+    found = [line(graph.get(key)) for key in sorted(graph.materializable_asset_keys)]
+    if os.environ.get("IBOOK_UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text("\n".join(found) + "\n")
+        pytest.skip(f"wrote {SNAPSHOT}")
+    assert found == SNAPSHOT.read_text().splitlines(), "see the top of this file if it is meant"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_a_feature_can_read_has_no_column_of_the_truth(source: str) -> None:
+    shared = {TRUTH_ORDERS.time_column, *TRUTH_ORDERS.key}
+    told = set(TRUTH_ORDERS.column_names) - shared
+    assert told == {"archetype", "posterior", "row_posterior"}
+    assert not told & set(SOURCES[source].column_names)
+
+
+def test_no_feature_is_called_like_a_truth() -> None:
+    truths = {"archetype", "posterior", "row_posterior"}
+    assert not truths & {name for view in FEATURE_VIEWS for name in view.feature_names}
