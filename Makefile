@@ -60,7 +60,7 @@ lint: $(STAMP)
 	@$(BIN)/deptry .
 
 .PHONY: types
-types: $(STAMP)
+types: $(BENCH_STAMP)
 	@$(BIN)/mypy
 
 .PHONY: layers

@@ -10,7 +10,6 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.defs.checks import feature_checks
 from ibook_assets.defs.facts import fact_assets
 from ibook_assets.defs.features import feature_assets
-from ibook_assets.defs.history import relax_sqlite_syncs
 from ibook_assets.defs.model import model_assets
 from ibook_assets.defs.raw import raw_assets
 from ibook_assets.defs.resources import LakeResource, OnlineResource
@@ -58,5 +57,4 @@ def _resources(settings: Settings) -> dict[str, Any]:
     }
 
 
-relax_sqlite_syncs()
 defs = build_defs()
