@@ -41,6 +41,18 @@ class Settings(BaseSettings):
     start_date: date = date(2026, 1, 1)
     """First daily partition (UTC)."""
 
+    log_from: date | None = None
+    """First day whose raw rows come from the event log instead of `source`; unset: none do."""
+    kafka_bootstrap: str = "127.0.0.1:9092"
+    """`host:port` of Kafka brokers, comma-separated."""
+    log_partitions: Annotated[int, Field(ge=1, le=1_000)] = 4
+    """Partitions of each topic when it is created; all topics of events have the same number."""
+    online_url: str | None = None
+    """Live online store: `redis://host:port/db`, `unix:///socket`, or a folder for the embedded
+    one. Unset: `<home>/online-live`."""
+    feature_log_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of orders, by hash of their id, whose online features are logged and checked."""
+
     sim_seed: Annotated[int, Field(ge=0)] = 7
     """Seed of the simulated world: same seed, same bytes."""
     sim_users: Annotated[int, Field(ge=100)] = 50_000
@@ -121,6 +133,11 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow tracking URI."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.home.resolve()}/mlflow/mlflow.db"
+
+    @property
+    def live_store(self) -> str:
+        """Address of the live online store: a URL, or an absolute folder."""
+        return self.online_url or str(self.home.resolve() / "online-live")
 
     @property
     def online_path(self) -> Path:

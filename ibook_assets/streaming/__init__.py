@@ -1,0 +1,1 @@
+"""Streaming: from the log to the lake and to the online store, exactly once."""
