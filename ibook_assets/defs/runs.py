@@ -4,6 +4,8 @@ import ctypes
 import functools
 import inspect
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -109,12 +111,17 @@ def live_run_check(context: dg.AssetExecutionContext) -> Callable[[], None]:
 def die_with_parent() -> None:
     """Have the kernel end this process when its parent ends (Linux; elsewhere nothing happens).
 
-    Only for a step of the multiprocess executor, whose parent is the run worker.
+    Acts in a child of Python's multiprocessing only, as a step of the multiprocess executor is,
+    whose parent is the run worker. A parent that is gone already ends the process at once.
     """
-    if multiprocessing.parent_process() is None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
         return
     try:
         libc = ctypes.CDLL("libc.so.6", use_errno=True)
     except OSError:
         return
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The kernel signals a death to come; one that came before the call shows in the sentinel.
+    if multiprocessing.connection.wait([parent.sentinel], timeout=0):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -45,20 +45,22 @@ class TrackingResource(dg.ConfigurableResource["TrackingResource"]):
         import mlflow
         from dagster_mlflow.resources import MlFlow
 
+        from ibook_assets.stores.registry import keeps_tracking_variable
+
         # dagster_mlflow 0.29 with MLflow 3 leaves failed runs FINISHED and one run open for the
         # next step: the registry ends a failed run, and this block ends every other.
-        MlFlow(  # type: ignore[no-untyped-call]  # the package is untyped
-            _StepContext(
-                log=context.log,
-                dagster_run=context.run,
-                run_id=context.run.run_id,
-                resource_config={
-                    "mlflow_tracking_uri": self.uri,
-                    "experiment_name": experiment,
-                    "mlflow_run_id": mlflow_run_id,
-                },
-            )
+        step = _StepContext(
+            log=context.log,
+            dagster_run=context.run,
+            run_id=context.run.run_id,
+            resource_config={
+                "mlflow_tracking_uri": self.uri,
+                "experiment_name": experiment,
+                "mlflow_run_id": mlflow_run_id,
+            },
         )
+        with keeps_tracking_variable():
+            MlFlow(step)  # type: ignore[no-untyped-call]  # the package is untyped
         try:
             with registry.run(context.asset_key.to_user_string()) as run:
                 yield registry, run

@@ -29,6 +29,8 @@ _QUIET: Final = {
 }
 """Environment defaults: by MLflow's own an unreachable server blocks a call for 248 s."""
 
+_TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
+
 _UNREACHABLE: Final = ("API request to", "Max retries exceeded", "OperationalError")
 
 
@@ -80,7 +82,7 @@ class ModelRegistry:
         A run that is active already, as an orchestrator starts one, is joined and left open for
         its owner unless the body raises.
         """
-        with _translated(self.tracking_uri):
+        with keeps_tracking_variable(), _translated(self.tracking_uri):
             mlflow = _mlflow()
             mlflow.set_tracking_uri(self.tracking_uri)
             mlflow.set_registry_uri(self.tracking_uri)
@@ -239,6 +241,19 @@ def _mlflow() -> Any:  # noqa: ANN401
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow
+
+
+@contextmanager
+def keeps_tracking_variable() -> Iterator[None]:
+    """Leave the process's MLFLOW_TRACKING_URI as it was: MLflow writes to it, settings read it."""
+    before = os.environ.get(_TRACKING_VARIABLE)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_TRACKING_VARIABLE, None)
+        else:
+            os.environ[_TRACKING_VARIABLE] = before
 
 
 @contextmanager

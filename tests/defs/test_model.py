@@ -57,13 +57,6 @@ OPEN = GateSpec(
 """A gate that a model of few orders can pass."""
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    # MLflow keeps the address it was last given here, and settings would read it.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-
-
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fraud use case with an open gate and few trees."""
@@ -101,6 +94,7 @@ def shop(month: Path, tmp_path: Path) -> Iterator[Settings]:
     yield settings_in(home)
     import mlflow
 
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "settings built later would inherit it"
     assert mlflow.active_run() is None, "a step left its MLflow run open for the next one"
 
 
