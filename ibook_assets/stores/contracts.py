@@ -60,6 +60,7 @@ def validate(
     day: date | None = None,
     now_us: int | None = None,
     rejected: pa.Table | None = None,
+    one_delivery: bool = True,
 ) -> Validated:
     """Hold `table` against the contract of `spec`.
 
@@ -70,10 +71,12 @@ def validate(
         day: the daily partition; rows known on another day are quarantined, not misfiled.
         now_us: moment of ingestion; rows known more than `CLOCK_SKEW_CAP_US` later are refused.
         rejected: quarantine rows of the same delivery that its reader could not type.
+        one_delivery: whether the rows were delivered together, as a file's are, so that many
+            rejected ones mean that all of it is wrong.
 
     Raises:
         ContractError: a column is missing, unknown or of the wrong type, or more than
-            `MAX_REJECTED_SHARE` of the rows are rejected. Nothing must be recorded then.
+            `MAX_REJECTED_SHARE` of one delivery's rows are rejected. Nothing must be recorded then.
     """
     columns = _conformed(table, spec, source=source)
     typed = pa.table({name: parsed.values for name, parsed in columns.items()})
@@ -98,9 +101,10 @@ def validate(
     ]
     quarantine = pa.concat_tables(refused).combine_chunks()
     unread_rows = 0 if rejected is None else rejected.num_rows
-    check_rejected_share(
-        quarantine, total_rows=table.num_rows + unread_rows, table=spec.name, source=source
-    )
+    if one_delivery:
+        check_rejected_share(
+            quarantine, total_rows=table.num_rows + unread_rows, table=spec.name, source=source
+        )
     return Validated(
         accepted=sound.take(split.kept).combine_chunks().cast(spec.schema),
         quarantined=quarantine,
