@@ -106,5 +106,5 @@ class SnapshotHistory:
 
     def fetch(self, features: Sequence[str], rows: Sequence[Row]) -> Fetched:
         """The `features` of `rows`, and which of their entities the snapshot never saw."""
-        fetched = fetch_online_features(self._snapshot, features=features, rows=rows)
+        fetched = fetch_online_features(features, rows, self._snapshot)
         return Fetched(fetched.values, fetched.unknown)

@@ -7,7 +7,7 @@ from pydantic import Field, PrivateAttr
 
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.lake import Lake
-from ibook_assets.stores.online_writer import OnlineWriter
+from ibook_assets.stores.online.writer import OnlineWriter
 from ibook_assets.stores.promotions import PromotionLog
 
 

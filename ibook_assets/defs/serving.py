@@ -6,7 +6,7 @@ from ibook_assets.core.facts import FACT_TABLES
 from ibook_assets.core.settings import Settings
 from ibook_assets.defs.partitions import ML_PLATFORM, SERVING
 from ibook_assets.defs.resources import LakeResource, OnlineResource
-from ibook_assets.defs.runs import fails_fast, feature_retries
+from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
 
 
 def serving_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -28,11 +28,18 @@ def _online_snapshot(settings: Settings) -> dg.AssetsDefinition:
         retry_policy=feature_retries(settings),
     )
     @fails_fast
-    def online_snapshot(lake: LakeResource, online: OnlineResource) -> dg.MaterializeResult[None]:
-        from ibook_assets.stores.online_facts import read_online_facts
+    def online_snapshot(
+        context: dg.AssetExecutionContext, lake: LakeResource, online: OnlineResource
+    ) -> dg.MaterializeResult[None]:
+        from ibook_assets.stores.online.facts import read_online_facts
 
         facts = read_online_facts(lake.tables)
-        published = online.writer.publish(facts.sources, facts.events, as_of_us=facts.as_of_us)
+        published = online.writer.publish(
+            facts.sources,
+            facts.events,
+            as_of_us=facts.as_of_us,
+            precommit=live_run_check(context),
+        )
         return dg.MaterializeResult(
             metadata={
                 "as_of": dg.MetadataValue.timestamp(published.as_of_us / 1_000_000),

@@ -25,7 +25,7 @@ def test_scores_are_the_bundles_on_the_online_features_bit_for_bit(
     decoded = decode_body(msgspec.json.encode({"requests": asked}), PREDICT).requests
     rows = [order_row(o, path="$", now_us=0) for o in decoded]
     store = OnlineStore.open(served.settings.online_path)
-    expected = fetch_online_features(store, features=FRAUD.features, rows=rows)
+    expected = fetch_online_features(FRAUD.features, rows, store)
     scores = bundle.score(expected.values)
     assert np.isfinite(expected.values).any(axis=0).mean() > 0.9, "history reaches the features"
     assert len(set(scores)) > 30

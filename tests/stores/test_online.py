@@ -18,6 +18,7 @@ from ibook_assets.core.errors import (
     ContractError,
     IntegrityError,
     NotFoundError,
+    RunNotLiveError,
     StoreUnavailableError,
     UnknownFeatureError,
 )
@@ -34,7 +35,7 @@ from ibook_assets.stores.online import (
     current_snapshot_id,
     fetch_online_features,
 )
-from ibook_assets.stores.online_format import DATA, META
+from ibook_assets.stores.online.format import DATA, META
 from tests.core.features.worlds import BASE_US, EVERYTHING, World, bits, table_of, worlds
 
 NOTHING = dict.fromkeys(SOURCES)
@@ -92,9 +93,9 @@ def assert_online_equals_batch(
         writer = OnlineWriter(Path(folder))
         writer.publish(world.sources, None, as_of_us=published_us, views=[view])
         fetched = fetch_online_features(
-            OnlineStore.open(Path(folder)),
             features=view.qualified_names,
-            rows=as_requests(queries),
+            entity_rows=as_requests(queries),
+            store=OnlineStore.open(Path(folder)),
             as_of_us=as_of_us,
         )
     assert fetched.values.dtype == np.float32
@@ -302,5 +303,18 @@ def test_a_publication_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     blocked = OnlineWriter(tmp_path / before.snapshot_id / DATA)
     with pytest.raises(StoreUnavailableError, match="cannot publish"):
         blocked.publish(NOTHING, None, as_of_us=BASE_US + 1)
+    assert current_snapshot_id(tmp_path) == before.snapshot_id
+    assert not list(tmp_path.glob(".staging-*"))
+
+
+def test_a_run_that_ended_publishes_nothing(tmp_path: Path) -> None:
+    writer = OnlineWriter(tmp_path)
+    before = writer.publish(NOTHING, None, as_of_us=BASE_US)
+
+    def ended() -> None:
+        raise RunNotLiveError(run_id="r", status="FAILURE")
+
+    with pytest.raises(RunNotLiveError):
+        writer.publish(NOTHING, None, as_of_us=BASE_US + 1, precommit=ended)
     assert current_snapshot_id(tmp_path) == before.snapshot_id
     assert not list(tmp_path.glob(".staging-*"))

@@ -6,7 +6,7 @@ import fcntl
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from ibook_assets.core.features.packing import (
 from ibook_assets.core.features.plan import Layout, layouts_of
 from ibook_assets.core.features.spec import FeatureView
 from ibook_assets.core.tables import CATEGORIES
-from ibook_assets.stores.online_format import (
+from ibook_assets.stores.online.format import (
     DATA,
     EVENT_ATTRIBUTES,
     EVENT_PREFIX,
@@ -79,6 +79,7 @@ class OnlineWriter:
         *,
         as_of_us: int,
         views: Sequence[FeatureView] = FEATURE_VIEWS,
+        precommit: Callable[[], None] | None = None,
     ) -> Published:
         """Make everything known before `as_of_us` what readers see.
 
@@ -87,6 +88,8 @@ class OnlineWriter:
             events: the catalogue (tables.EVENTS), or None.
             as_of_us: facts at or after it are left out.
             views: what must be answerable.
+            precommit: called when the snapshot is durable, just before readers see it; what it
+                raises leaves them the old one.
 
         Raises:
             ContractError: a source is missing or has wrong columns.
@@ -111,14 +114,16 @@ class OnlineWriter:
                 entities=entities,
                 data_sha256=file_sha256(staging / DATA),
             )
-            return self._reveal(staging, meta)
+            return self._reveal(staging, meta, precommit)
         except (OSError, lmdb.Error) as error:
             msg = f"cannot publish below {self._root}: {error}. Free space or mend it, then retry"
             raise StoreUnavailableError(msg) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _reveal(self, staging: Path, meta: SnapshotMeta) -> Published:
+    def _reveal(
+        self, staging: Path, meta: SnapshotMeta, precommit: Callable[[], None] | None
+    ) -> Published:
         size = (staging / DATA).stat().st_size
         _write_durably(staging / META, meta.encoded())
         _write_durably(staging / LEASE, b"")
@@ -129,7 +134,12 @@ class OnlineWriter:
             _sync(self._root)
         swap = self._root / f"{STAGING_PREFIX}{uuid4().hex}"
         _write_durably(swap, meta.snapshot_id.encode())
-        swap.replace(self._root / POINTER)
+        try:
+            if precommit is not None:
+                precommit()
+            swap.replace(self._root / POINTER)
+        finally:
+            swap.unlink(missing_ok=True)
         _sync(self._root)
         self._collect(folder)
         return Published(meta.snapshot_id, meta.as_of_us, meta.entities, size)

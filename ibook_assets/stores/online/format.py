@@ -52,13 +52,6 @@ class SnapshotMeta:
     entities: int
     data_sha256: str
 
-    def absent_columns(self, layout: int) -> tuple[RecordColumn, ...] | None:
-        """Columns of the layout numbered so that nothing is known of; None: of none at all."""
-        positions = self.absent[layout]
-        if positions is None:
-            return None
-        return tuple(self.layouts[layout].columns[k] for k in positions)
-
     def encoded(self) -> bytes:
         """Canonical JSON."""
         return msgspec.json.encode(self, order="deterministic")
@@ -67,6 +60,11 @@ class SnapshotMeta:
     def snapshot_id(self) -> str:
         """Time and content: `<as of, us>-<hash>`."""
         return f"{self.as_of_us}-{hashlib.sha256(self.encoded()).hexdigest()[:12]}"
+
+
+def absent_of(layout: Layout, positions: tuple[int, ...] | None) -> tuple[RecordColumn, ...] | None:
+    """Columns of `layout` that nothing is known of; None: of none at all."""
+    return None if positions is None else tuple(layout.columns[k] for k in positions)
 
 
 def key_of(prefix: bytes, entity_id: int) -> bytes:
