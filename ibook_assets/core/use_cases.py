@@ -79,6 +79,8 @@ class UseCase:
     """Latest share of the remaining rows, for early stopping, calibration and the threshold."""
     max_features: int = 80
     """Features a model reads at most; the ones a quick first model gains most from."""
+    bare_copy_every: int = 20
+    """Every so many fitting rows one is learnt a second time, without the optional signals."""
     bootstrap_replicates: int = 400
     seed: int = 20_260_101
 

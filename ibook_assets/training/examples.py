@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ibook_assets.core.errors import ContractError, UnknownFeatureError
+from ibook_assets.core.features.signals import need_signals
 from ibook_assets.core.use_cases import UseCase
 
 Mask = npt.NDArray[np.bool_]
@@ -81,6 +82,16 @@ class Examples:
             amount_cents=self.amount_cents[rows],
             attributes={name: values[rows] for name, values in self.attributes.items()},
         )
+
+    def with_bare_copies(self, rows: npt.NDArray[np.intp]) -> Examples:
+        """All rows, then copies of `rows` as requests without any signal would have been.
+
+        Clients may send no more than who orders what for how much. A model that never saw such
+        rows would take what is unknown for what is rare.
+        """
+        both = self.take(np.concatenate([np.arange(self.rows), rows]))
+        both.x[self.rows :, np.array(need_signals(self.feature_names), np.bool_)] = np.nan
+        return both
 
     @property
     def rows(self) -> int:

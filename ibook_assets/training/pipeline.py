@@ -113,9 +113,11 @@ def train(
     names = select_features(
         everything, fitting, keep=use_case.max_features, seed=use_case.seed, threads=threads
     )
-    examples = Examples.from_table(table, use_case, features=names)
+    examples = Examples.from_table(table, use_case, features=names).with_bare_copies(
+        fitting[:: use_case.bare_copy_every]
+    )
     fold = Fold(
-        fit=fitting,
+        fit=np.flatnonzero(split.fitting(examples.known_ts)),
         validate=np.flatnonzero(split.calibration(examples.known_ts)),
     )
     space = hashlib.sha256(repr((use_case.space, names)).encode()).hexdigest()
