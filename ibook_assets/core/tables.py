@@ -201,5 +201,17 @@ TRUTH_ORDERS: Final = TableSpec(
     ),
 )
 
+FEATURE_LOG: Final = TableSpec(
+    name="feature_log",
+    description="Feature vectors as they were computed online, beside the order they were for.",
+    key=("transaction_id",),
+    columns=(
+        _id("transaction_id", "Order the vector was computed for"),
+        _ts("known_ts", "As-of: the vector holds what was known before it"),
+        Column("definition", pa.string(), "SHA-256 prefix over feature names and spec hashes"),
+        Column("vector", pa.binary(), "Values in the definition's order, little-endian float32"),
+    ),
+)
+
 RAW_TABLES: Final = (TRANSACTIONS, VIEWS, REFUNDS, OUTCOMES)
 """Daily partitioned tables that arrive from outside."""
