@@ -86,14 +86,14 @@ def validate(
     refused = [
         *([] if rejected is None else [rejected]),
         quarantined(
-            typed.filter(pc.is_valid(reasons)),
+            _readable(typed.filter(pc.is_valid(reasons))),
             spec,
             reasons=reasons.drop_null(),
             source=source,
             arrived=_as_arrived(table.filter(pc.is_valid(reasons))),
         ),
         quarantined(
-            sound.take(split.conflicting),
+            _readable(sound.take(split.conflicting)),
             spec,
             reasons=[f"{spec.key[0]}:conflicting_duplicate"] * len(split.conflicting),
             source=source,
@@ -192,7 +192,18 @@ def _conformed(table: pa.Table, spec: TableSpec, *, source: str) -> dict[str, Pa
 
 
 def _as_arrived(rows: pa.Table) -> dict[str, Array]:
-    return {name: rows[name].cast(pa.string()) for name in rows.column_names}
+    shown = _readable(rows)
+    return {name: shown[name].cast(pa.string()) for name in rows.column_names}
+
+
+def _readable(rows: pa.Table) -> pa.Table:
+    """`rows` with binary columns as hex, because not all bytes are text."""
+    for at, name in enumerate(rows.column_names):
+        if pa.types.is_binary(rows[name].type):
+            values: Array = rows[name].to_pylist()
+            shown = [None if value is None else value.hex() for value in values]
+            rows = rows.set_column(at, name, array(shown, pa.string()))
+    return rows
 
 
 def _working_type(column: Column) -> pa.DataType:

@@ -22,6 +22,7 @@ from ibook_assets.core.quarantine import (
 from ibook_assets.core.tables import (
     CATEGORIES,
     EVENTS,
+    FEATURE_LOG,
     RAW_TABLES,
     TRANSACTIONS,
     TRUTH_ORDERS,
@@ -256,3 +257,26 @@ def test_a_catalogue_without_time_is_deduplicated_too() -> None:
 def test_importing_the_contracts_does_not_import_pandera() -> None:
     probe = "import sys, ibook_assets.stores.contracts; sys.exit('pandera' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+def test_a_contradicting_binary_value_is_quarantined_as_hex() -> None:
+    ids, definition = [1, 1, 1], ["d"] * 3
+    rows = pa.table(
+        [ids, [5, 5, 5], definition, [b"\xff\x01", b"\xff\x01", b"\xff\x02"]],
+        schema=FEATURE_LOG.schema,
+    )
+    checked = validate(rows, FEATURE_LOG, source="the log", one_delivery=False)
+    assert checked.accepted["vector"].to_pylist() == [b"\xff\x01"]
+    assert checked.repeated == 1
+    assert checked.quarantined["vector"].to_pylist() == ["ff02"]
+
+
+def test_only_of_one_delivery_do_many_refused_rows_refuse_the_rest() -> None:
+    rows = pa.table(
+        [range(100), [5] * 100, ["d"] * 100, [None] * 60 + [b""] * 40],
+        schema=pa.schema([field.with_nullable(True) for field in FEATURE_LOG.schema]),
+    )
+    with pytest.raises(ContractError, match="60 of 100 rows rejected"):
+        validate(rows, FEATURE_LOG, source="a file")
+    checked = validate(rows, FEATURE_LOG, source="the log", one_delivery=False)
+    assert (checked.accepted.num_rows, checked.quarantined.num_rows) == (40, 60)
