@@ -153,6 +153,13 @@ def pack(table: pa.Table, layout: Layout, numbers: Ints, count: int) -> tuple[In
     Returns:
         records (rows + 1, width) with an all-zero row 0, and starts (count + 1,).
     """
+    records, starts = _group(table, layout, numbers, count)
+    _accumulate(records, layout.flags(total=True))
+    return records, starts
+
+
+def _group(table: pa.Table, layout: Layout, numbers: Ints, count: int) -> tuple[Ints, Ints]:
+    """What `pack` returns, its totals not yet summed up."""
     starts = group_starts(numbers, count, 1)
     records = np.empty((starts[-1], layout.width), np.int64)
     records[0] = 0
@@ -161,7 +168,6 @@ def pack(table: pa.Table, layout: Layout, numbers: Ints, count: int) -> tuple[In
     for block in _record_batches(table, layout):
         _place(block, numbers[at : at + block.shape[1]], cursors, records)
         at += block.shape[1]
-    _accumulate(records, layout.flags(total=True))
     return records, starts
 
 
@@ -245,8 +251,25 @@ def pack_keys(table: pa.Table, layout: Layout, as_of_us: int) -> tuple[Ints, Int
     Returns:
         ids (keys,) ascending, kept (rows, width) and starts (keys + 1,) as `keep_alive` has them.
     """
-    ids = column_integers(table, SOURCES[layout.source], ENTITY_COLUMNS[layout.entity])
-    different = np.unique(ids[ids >= 0])
-    numbers = np.where(ids >= 0, np.searchsorted(different, ids), MISSING)
+    different, numbers = _numbered(table, layout)
     records, starts = pack(table, layout, numbers, len(different))
     return different, *keep_alive(records, starts, layout, as_of_us)
+
+
+def pack_rows(table: pa.Table, layout: Layout) -> tuple[Ints, Ints, Ints]:
+    """The rows of `table` (facts in known order) as records hold them, but neither summed nor cut.
+
+    Returns:
+        ids (keys,) ascending, rows (rows, width) grouped by id, totals not cumulated and times not
+        floored, and starts (keys + 1,).
+    """
+    different, numbers = _numbered(table, layout)
+    records, starts = _group(table, layout, numbers, len(different))
+    return different, records[1:], starts - 1
+
+
+def _numbered(table: pa.Table, layout: Layout) -> tuple[Ints, Ints]:
+    """The entities in `table`, ascending, and the number of each row's among them."""
+    ids = column_integers(table, SOURCES[layout.source], ENTITY_COLUMNS[layout.entity])
+    different = np.unique(ids[ids >= 0])
+    return different, np.where(ids >= 0, np.searchsorted(different, ids), MISSING)
