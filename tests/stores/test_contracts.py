@@ -259,23 +259,26 @@ def test_importing_the_contracts_does_not_import_pandera() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
+def vectors_of(values: list[bytes | None]) -> pa.Table:
+    rows = [
+        {"transaction_id": i, "known_ts": 5, "definition": "d", "vector": value}
+        for i, value in enumerate(values)
+    ]
+    nullable = pa.schema([field.with_nullable(True) for field in FEATURE_LOG.schema])
+    return pa.Table.from_pylist(rows, schema=nullable)
+
+
 def test_a_contradicting_binary_value_is_quarantined_as_hex() -> None:
-    ids, definition = [1, 1, 1], ["d"] * 3
-    rows = pa.table(
-        [ids, [5, 5, 5], definition, [b"\xff\x01", b"\xff\x01", b"\xff\x02"]],
-        schema=FEATURE_LOG.schema,
-    )
-    checked = validate(rows, FEATURE_LOG, source="the log", one_delivery=False)
+    rows = vectors_of([b"\xff\x01", b"\xff\x01", b"\xff\x02"])
+    same_order = rows.set_column(0, "transaction_id", pa.array([1, 1, 1]))
+    checked = validate(same_order, FEATURE_LOG, source="the log")
     assert checked.accepted["vector"].to_pylist() == [b"\xff\x01"]
     assert checked.repeated == 1
     assert checked.quarantined["vector"].to_pylist() == ["ff02"]
 
 
 def test_only_of_one_delivery_do_many_refused_rows_refuse_the_rest() -> None:
-    rows = pa.table(
-        [range(100), [5] * 100, ["d"] * 100, [None] * 60 + [b""] * 40],
-        schema=pa.schema([field.with_nullable(True) for field in FEATURE_LOG.schema]),
-    )
+    rows = vectors_of([None] * 60 + [b""] * 40)
     with pytest.raises(ContractError, match="60 of 100 rows rejected"):
         validate(rows, FEATURE_LOG, source="a file")
     checked = validate(rows, FEATURE_LOG, source="the log", one_delivery=False)
