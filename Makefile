@@ -50,6 +50,15 @@ clean: ## Delete all state and caches (asks first; YES=1 does not)
 test: $(STAMP) ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: services
+services: ## Get Apache Kafka for the tests (Java and Maven needed; Redis is a Debian package)
+	@command -v mvn >/dev/null && command -v redis-server >/dev/null || \
+	  echo "Install the servers of the tests first: apt-get install default-jre-headless maven redis-server"
+	@command -v mvn >/dev/null
+	@mvn -B -ntp -q -f tests/services/kafka/pom.xml dependency:copy-dependencies \
+	  -DincludeScope=runtime -DoutputDirectory=$(CURDIR)/.services/kafka/libs
+	@echo "Apache Kafka is in .services/kafka/libs"
+
 .PHONY: check
 check: $(STAMP) lint types layers test ## Lint, types, layers, dependencies and tests
 

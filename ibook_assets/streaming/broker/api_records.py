@@ -95,6 +95,11 @@ def _produced(broker: Broker, request: ApiMessage, topic: str, data: ApiMessage)
     )
 
 
+def _check_acks(acks: int) -> None:
+    if acks not in {-1, 0, 1}:
+        raise RefusedError(Code.INVALID_REQUIRED_ACKS, f"acks {acks} is not one of -1, 0, 1")
+
+
 def _read(broker: Broker, request: ApiMessage) -> tuple[list[ApiMessage], bool, list[PartitionLog]]:
     """Answers by topic, whether they suffice (bytes or an error), and the logs to wait for."""
     shape = FetchResponse.FetchableTopicResponse
