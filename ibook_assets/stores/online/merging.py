@@ -11,17 +11,14 @@ several workers come, point queries answer as if all facts had been packed at on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ibook_assets.core.arrow import Mask
 from ibook_assets.core.features.kernel import Ints, compiled, inner
 from ibook_assets.core.features.plan import Layout
-from ibook_assets.core.times import HOUR_US
-
-LATENESS_US: Final = HOUR_US
-"""How long before the as-of time windows may end that a record still answers."""
+from ibook_assets.stores.online.format import LATENESS_US
 
 
 class Merged(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -23,6 +22,7 @@ from ibook_assets.stores.online.format import (
     EVENT_PREFIX,
     absent_of,
     key_of,
+    unpack_attributes,
 )
 
 Value = bytes | memoryview | None
@@ -34,8 +34,6 @@ _PLANS: Final = 64
 
 _HINTS: Final = 100_000
 """Events whose attributes are remembered, so that one round trip is enough."""
-
-_ATTRIBUTES: Final = struct.Struct(f"={len(EVENT_ATTRIBUTES)}q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,7 @@ class Planner:
             values = [_completed(row, attributes.get(row[event]), prepared) for row in given]
             keys = _keys(values, asked, prepared)
             records = dict(zip(keys, read(keys), strict=True))
-            held = {e: _unpacked(records[key_of(EVENT_PREFIX, e)]) for e in asked}
+            held = {e: _attributes(records[key_of(EVENT_PREFIX, e)]) for e in asked}
             if held == attributes:
                 return Found(values, *_gather(records, values, prepared))
             attributes = held
@@ -182,8 +180,8 @@ class Planner:
             self._hints.update(held)
 
 
-def _unpacked(value: Value) -> tuple[int, ...] | None:
-    return None if value is None else _ATTRIBUTES.unpack(value)
+def _attributes(value: Value) -> tuple[int, ...] | None:
+    return None if value is None else unpack_attributes(value)
 
 
 def _completed(row: list[int], attributes: tuple[int, ...] | None, prepared: Prepared) -> list[int]:

@@ -22,7 +22,8 @@ from ibook_assets.core.features.spec import (
     Function,
 )
 from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US
-from ibook_assets.stores.online.merging import LATENESS_US, merge, merge_all
+from ibook_assets.stores.online.format import LATENESS_US
+from ibook_assets.stores.online.merging import merge, merge_all
 from tests.core.features.worlds import BASE_US, EVERYTHING, bits, tables
 
 CATALOGUE = layouts_of(FEATURE_VIEWS)
