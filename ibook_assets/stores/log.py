@@ -141,11 +141,15 @@ def partitions_of(address: LogAddress, consumer: KafkaConsumer, topic: str) -> l
 
 
 def end_offsets(
-    address: LogAddress, consumer: KafkaConsumer, partitions: Collection[TopicPartition]
+    address: LogAddress,
+    consumer: KafkaConsumer,
+    partitions: Collection[TopicPartition],
+    *,
+    seconds: float = REQUEST_TIMEOUT_MS / 1000,
 ) -> dict[TopicPartition, int]:
-    """The offset the next message of each partition will get."""
+    """The offset the next message of each partition will get, asked for at most `seconds`."""
     with answering(address):
-        found = consumer.end_offsets(list(partitions), timeout_ms=REQUEST_TIMEOUT_MS)
+        found = consumer.end_offsets(list(partitions), timeout_ms=seconds * 1000)
     return {partition: int(found[partition]) for partition in partitions}
 
 

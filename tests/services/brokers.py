@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import KafkaError
 
 from ibook_assets.core.errors import StoreUnavailableError
 from ibook_assets.stores.log import LogAddress, open_consumer
-from tests.services.processes import HOST, Service, free_port, missing
+from tests.services.processes import HOST, START_SECONDS, Service, free_port, missing
 
 JARS: Final = Path(__file__).resolve().parents[2] / ".services" / "kafka" / "libs"
 """Where `make services` puts Apache Kafka."""
@@ -43,7 +45,7 @@ broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
 group.initial.rebalance.delay.ms=200
 group.min.session.timeout.ms=100
-offsets.topic.num.partitions=4
+offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=1
 transaction.state.log.replication.factor=1
@@ -122,6 +124,17 @@ class KafkaService(BrokerService):
             check=True,
             capture_output=True,
         )
+
+    def _answers(self) -> bool:
+        if not super()._answers():
+            return False
+        # The first group makes the topic of offsets; until it is loaded no group can be joined.
+        try:
+            with closing(open_consumer(self.log, group="first")) as consumer:
+                consumer.committed(TopicPartition("none", 0), timeout_ms=START_SECONDS * 1000)
+        except (StoreUnavailableError, KafkaError):
+            return False
+        return True
 
     @classmethod
     def require(cls) -> None:
