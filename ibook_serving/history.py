@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
-import numpy as np
-
-from ibook_assets.core.features.catalog import resolve
-from ibook_assets.core.features.kernel import MISSING
-from ibook_assets.core.features.plan import plan_features
-from ibook_assets.core.features.point import NO_ENTITY, PointPlan
-from ibook_assets.core.features.requests import request_integers
-from ibook_assets.core.features.transforms import TRANSFORMS
 from ibook_assets.stores.online import (
+    ONLINE_STORE_UNAVAILABLE,
     OnlineSnapshot,
+    RowsOnly,
     current_snapshot_id,
     fetch_online_features,
 )
 from ibook_serving.decode import Row
 from ibook_serving.following import Publication
 from ibook_serving.ports import Features, Fetched
-
-ONLINE_STORE_UNAVAILABLE: Final = "online_store_unavailable"
 
 
 class NoHistory:
@@ -34,32 +25,12 @@ class NoHistory:
     degraded: tuple[str, ...] = (ONLINE_STORE_UNAVAILABLE,)
 
     def __init__(self) -> None:
-        self._points: dict[tuple[str, ...], PointPlan] = {}
+        self._rows_only = RowsOnly()
 
     def fetch(self, features: Sequence[str], rows: Sequence[Row]) -> Fetched:
         """The `features` of `rows`, by the online store's own kernel with no entity known."""
-        names = tuple(features)
-        if names not in self._points:
-            self._points[names] = PointPlan.of(plan_features([resolve(name) for name in names]))
-        point = self._points[names]
-        operands = point.plan.row_operands
-        values = request_integers(rows, [column for column, _ in operands])
-        requests = [
-            [
-                MISSING if value < 0 else TRANSFORMS[how](value)
-                for value, (_, how) in zip(row, operands, strict=True)
-            ]
-            for row in values
-        ]
-        places = np.zeros((len(rows), len(point.plan.groups), 2), np.int64)
-        places[:, :, 1] = NO_ENTITY
-        answer = point.answer(
-            np.empty(0, np.int64),
-            places,
-            np.zeros(len(rows), np.int64),
-            np.array(requests, np.int64).reshape(len(rows), len(operands)),
-        )
-        return Fetched(answer, [()] * len(rows))
+        fetched = self._rows_only.fetch(features, rows)
+        return Fetched(fetched.values, fetched.unknown)
 
 
 class PublishedHistory:
