@@ -29,8 +29,7 @@ class NoHistory:
 
     def fetch(self, features: Sequence[str], rows: Sequence[Row]) -> Fetched:
         """The `features` of `rows`, by the online store's own kernel with no entity known."""
-        fetched = self._rows_only.fetch(features, rows)
-        return Fetched(fetched.values, fetched.unknown)
+        return Fetched(self._rows_only.fetch(features, rows).values, [()] * len(rows))
 
 
 class PublishedHistory:
