@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
-
-REMEMBERED: Final = 4_096
-"""Heartbeats of a gateway that may wait for their offsets; the oldest gives way."""
 
 Partition = tuple[str, int]
 """Topic and partition number."""
@@ -42,7 +38,7 @@ class _Gateway:
     heard_seconds: float
     reached_us: int = 0
     closed: bool = False
-    waiting: deque[Promise] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    waiting: deque[Promise] = field(default_factory=deque)
 
 
 class Watermark:
@@ -58,6 +54,11 @@ class Watermark:
         self.reached_us = start_us
         self._silence_seconds = silence_seconds
         self._gateways: dict[str, _Gateway] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Promises whose offsets are not read yet."""
+        return sum(len(gateway.waiting) for gateway in self._gateways.values())
 
     def hear(self, gateway: str, promise: Promise, *, now_seconds: float) -> None:
         """Take note of a heartbeat.

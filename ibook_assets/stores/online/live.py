@@ -10,14 +10,17 @@ import msgspec
 
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
+from ibook_assets.core.features.kernel import Floats, Ints
 from ibook_assets.core.features.plan import Layout, layouts_of
 from ibook_assets.core.features.requests import Request
 from ibook_assets.core.features.spec import FeatureView
 from ibook_assets.stores.online.format import LATENESS_US, META_KEY, PROGRESS_KEY
 from ibook_assets.stores.online.reading import (
     Definition,
+    Found,
     OnlineFeatures,
     Planner,
+    Prepared,
     Value,
     answer,
 )
@@ -223,17 +226,40 @@ class LiveStore(ABC):
                 was filled with another definition of a view.
             StoreUnavailableError: the store does not answer.
         """
+        reading, prepared, found = self._look_up(tuple(features), rows)
+        watermark_us = progress_of(reading.values[0]).watermark_us
+        as_of = watermark_us if as_of_us is None else as_of_us
+        self._require_remembered(as_of, watermark_us)
+        name = f"live-{reading.generation}-{reading.version}"
+        return OnlineFeatures(answer(prepared, found, as_of), found.unknown, as_of, name)
+
+    def fetch_as_of(self, features: Sequence[str], rows: Sequence[Request], as_of: Ints) -> Floats:
+        """The `features` of every row, (rows, features), each as of its own time.
+
+        Args:
+            features: see `fetch`, which also says what is raised.
+            rows: see `fetch`.
+            as_of: (rows,) microseconds, none later than the watermark for complete windows.
+        """
+        reading, prepared, found = self._look_up(tuple(features), rows)
+        watermark_us = progress_of(reading.values[0]).watermark_us
+        self._require_remembered(int(as_of.min(initial=watermark_us)), watermark_us)
+        return answer(prepared, found, as_of)
+
+    def _look_up(
+        self, features: tuple[str, ...], rows: Sequence[Request]
+    ) -> tuple[Reading, Prepared, Found]:
         for _ in range(_ATTEMPTS):
             try:
-                return self._fetch(tuple(features), rows, as_of_us)
+                return self._look_up_once(features, rows)
             except SupersededError:
                 self._planner = None
         msg = f"the live store {self.address} is published anew all the time; stop one backfill"
         raise StoreUnavailableError(msg)
 
-    def _fetch(
-        self, features: tuple[str, ...], rows: Sequence[Request], as_of_us: int | None
-    ) -> OnlineFeatures:
+    def _look_up_once(
+        self, features: tuple[str, ...], rows: Sequence[Request]
+    ) -> tuple[Reading, Prepared, Found]:
         generation, planner = self._planner = self._planner or self._plan()
         last: list[Reading] = []
 
@@ -246,20 +272,15 @@ class LiveStore(ABC):
 
         prepared = planner.prepare(features)
         found = planner.look_up(prepared, rows, read)
-        as_of = self._as_of(progress_of(last[0].values[0]).watermark_us, as_of_us)
-        name = f"live-{generation}-{last[0].version}"
-        return OnlineFeatures(answer(prepared, found, as_of), found.unknown, as_of, name)
+        return last[0], prepared, found
 
-    def _as_of(self, watermark_us: int, as_of_us: int | None) -> int:
-        if as_of_us is None:
-            return watermark_us
+    def _require_remembered(self, as_of_us: int, watermark_us: int) -> None:
         if as_of_us < watermark_us - LATENESS_US:
             msg = (
                 f"as-of {as_of_us} is long before the live store's {watermark_us}, which has "
                 "forgotten older windows; read history from the feature tables of the lake"
             )
             raise ContractError(msg)
-        return as_of_us
 
     def _plan(self) -> tuple[int, Planner]:
         generation, meta = self._meta()

@@ -234,16 +234,18 @@ def _gather(
     return np.frombuffer(buffer, np.int64), places, tuple(unknown)
 
 
-def answer(prepared: Prepared, found: Found, as_of_us: int) -> Floats:
+def answer(prepared: Prepared, found: Found, as_of_us: int | Ints) -> Floats:
     """The planned features of what was found, (requests, features) float32.
 
-    The clock that row features read is `as_of_us` where a request does not tell its `known_ts`.
+    The clock that row features read is the as-of time, one for all requests or one for each, where
+    a request does not tell its `known_ts`.
     """
+    times = np.broadcast_to(np.asarray(as_of_us, np.int64), len(found.values))
     clock = prepared.names.index("known_ts") if "known_ts" in prepared.names else None
     if clock is not None:
-        for row in found.values:
+        for row, time in zip(found.values, times.tolist(), strict=True):
             if row[clock] < 0:
-                row[clock] = as_of_us
+                row[clock] = time
     requests = [
         [MISSING if row[at] < 0 else TRANSFORMS[how](row[at]) for at, how in prepared.operands]
         for row in found.values
@@ -251,6 +253,6 @@ def answer(prepared: Prepared, found: Found, as_of_us: int) -> Floats:
     return prepared.point.answer(
         found.buffer,
         found.places,
-        np.full(len(requests), as_of_us, np.int64),
+        np.ascontiguousarray(times),
         np.array(requests, np.int64).reshape(len(requests), len(prepared.operands)),
     )

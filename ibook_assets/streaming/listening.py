@@ -1,0 +1,71 @@
+"""Listening to gateways: the heartbeats of the log, turned into a watermark."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from kafka import KafkaConsumer, TopicPartition
+
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.messages import HEARTBEATS, decode_heartbeat
+from ibook_assets.core.watermark import Partition, Promise, Watermark
+from ibook_assets.stores.log import LogAddress, answering, open_consumer
+
+SILENCE_SECONDS: Final = 10.0
+"""A gateway unheard for so long is dead; its events hold nobody back."""
+
+WAITING_PROMISES: Final = 2_000
+"""Promises that may wait for their offsets; the rest stays in the log until they are kept."""
+
+_PLACE: Final = TopicPartition(HEARTBEATS, 0)
+
+_log = logging.getLogger(__name__)
+
+
+class Listener:
+    """The watermark of one reader of the log, by the heartbeats of all gateways."""
+
+    def __init__(self, address: LogAddress) -> None:
+        """Connect; StoreUnavailableError when no broker answers."""
+        self._address = address
+        self._consumer: KafkaConsumer = open_consumer(address)
+        self._consumer.assign([_PLACE])
+        self._watermark = Watermark(start_us=0, silence_seconds=SILENCE_SECONDS)
+
+    def restart(self, from_us: int) -> None:
+        """Listen again to everything that was promised from `from_us` (microseconds) on."""
+        self._watermark = Watermark(start_us=from_us, silence_seconds=SILENCE_SECONDS)
+        with answering(self._address):
+            found = self._consumer.offsets_for_times({_PLACE: max(from_us, 0) // 1_000})[_PLACE]
+            if found is None:
+                self._consumer.seek_to_end(_PLACE)
+            else:
+                self._consumer.seek(_PLACE, found.offset)
+
+    def watermark_us(self, read: Mapping[Partition, int]) -> int:
+        """Up to when (microseconds) a reader at these next offsets has read everything."""
+        now_seconds = time.monotonic()
+        if self._watermark.waiting < WAITING_PROMISES:
+            self._listen(now_seconds)
+        return self._watermark.advance(read, now_seconds=now_seconds)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+    def _listen(self, now_seconds: float) -> None:
+        with answering(self._address):
+            heard = self._consumer.poll(timeout_ms=0, max_records=WAITING_PROMISES)
+        for record in heard.get(_PLACE, ()):
+            try:
+                beat = decode_heartbeat(record.value)
+            except ContractError as error:
+                _log.warning(
+                    "heartbeat refused", extra={"offset": record.offset, "why": str(error)}
+                )
+                continue
+            promise = Promise(beat.known_ts, beat.ends, beat.closed)
+            self._watermark.hear(beat.gateway, promise, now_seconds=now_seconds)

@@ -1,0 +1,185 @@
+"""The feature probe: logs what the online store says of each order, as of when it was known.
+
+It reads orders from the log, waits until the store's watermark has passed them, asks the store for
+their features as of that very moment, and sends the vectors back into the log. Batch later
+computes the same features from the lake, and any difference is skew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+
+from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.messages import FEATURES_LOG, encode, topic_of
+from ibook_assets.core.skew import definition_of, sampled
+from ibook_assets.core.tables import TRANSACTIONS
+from ibook_assets.stores.intake import LogRecord, intake
+from ibook_assets.stores.log import (
+    LogAddress,
+    answering,
+    failure,
+    flush,
+    open_consumer,
+    open_producer,
+)
+from ibook_assets.stores.online.format import ORDER_PREFIX, OrderRecord, key_of
+from ibook_assets.stores.online.live import LiveStore
+
+GROUP: Final = "ibook-feature-log"
+POLL_MS: Final = 50
+POLL_RECORDS: Final = 2_000
+MAX_WAITING: Final = 50_000
+"""Orders that may wait for the watermark; above, reading pauses."""
+ROWS_AT_ONCE: Final = 500
+RETRY_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Probe:
+    """One member of the group that logs the features of orders."""
+
+    def __init__(
+        self,
+        address: LogAddress,
+        store: LiveStore,
+        features: Sequence[str],
+        *,
+        share: float,
+        group: str = GROUP,
+    ) -> None:
+        """Connect.
+
+        Args:
+            address: the log that is read and written.
+            store: the live store that is asked.
+            features: `view:feature` of each value of a vector.
+            share: share of the orders that are logged, see `core.skew.sampled`.
+            group: members share the partitions.
+
+        Raises:
+            StoreUnavailableError: no broker answers.
+        """
+        self._address = address
+        self._store = store
+        self._features = tuple(features)
+        self._definition = definition_of(self._features)
+        self._share = share
+        self._producer: KafkaProducer = open_producer(address)
+        self._consumer: KafkaConsumer = open_consumer(address, group=group)
+        self._consumer.subscribe([topic_of(TRANSACTIONS.name)])
+        self._waiting: dict[TopicPartition, deque[dict[str, Any]]] = {}
+        self._read: dict[TopicPartition, int] = {}
+        self.logged = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; an outage is waited out."""
+        while not stop.is_set():
+            try:
+                self.turn()
+            except StoreUnavailableError as error:
+                _log.warning("waiting %.1f s: %s", RETRY_SECONDS, error)
+                stop.wait(RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Disconnect; what was not logged is read again by somebody."""
+        self._consumer.close()
+        self._producer.close(timeout=1)
+
+    def turn(self) -> None:
+        """Read orders, log those that the watermark has passed, commit how far that is."""
+        self._read_orders()
+        watermark_us = self._store.progress().watermark_us
+        while due := self._due(watermark_us):
+            self._log_vectors([order for _, order in due])
+            for place, _ in due:
+                self._waiting[place].popleft()
+        self._commit()
+
+    def _read_orders(self) -> None:
+        with answering(self._address):
+            assigned = self._consumer.assignment()
+            if sum(map(len, self._waiting.values())) > MAX_WAITING:
+                self._consumer.pause(*assigned)
+            elif self._consumer.paused():
+                self._consumer.resume(*assigned)
+            found = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        for place in self._waiting.keys() - self._consumer.assignment():
+            del self._waiting[place], self._read[place]
+        for place, records in found.items():
+            log = [LogRecord(r.partition, r.offset, r.timestamp, r.key, r.value) for r in records]
+            taken = intake(place.topic, log)
+            ids = taken.rows["transaction_id"].to_numpy()
+            chosen = np.flatnonzero(sampled(ids, self._share))
+            rows = taken.rows.take(chosen).to_pylist()
+            for row, offset in zip(rows, taken.offsets[chosen].tolist(), strict=True):
+                row["_offset"] = offset
+            self._waiting.setdefault(place, deque()).extend(rows)
+            self._read[place] = records[-1].offset + 1
+
+    def _due(self, watermark_us: int) -> list[tuple[TopicPartition, dict[str, Any]]]:
+        """The first orders of each partition that are known by `watermark_us`."""
+        return [
+            (place, order)
+            for place, orders in self._waiting.items()
+            for order in itertools.takewhile(
+                lambda order: order["known_ts"] <= watermark_us,
+                itertools.islice(orders, ROWS_AT_ONCE),
+            )
+        ]
+
+    def _log_vectors(self, orders: Sequence[dict[str, Any]]) -> None:
+        first = self._first_known(orders)
+        if not first:
+            return
+        as_of = np.array([order["known_ts"] for order in first], np.int64)
+        values = self._store.fetch_as_of(self._features, first, as_of).astype("<f4")
+        sent = []
+        for order, vector in zip(first, values, strict=True):
+            message = {
+                "transaction_id": order["transaction_id"],
+                "known_ts": order["known_ts"],
+                "definition": self._definition,
+                "vector": vector.tobytes(),
+            }
+            with answering(self._address):
+                future = self._producer.send(
+                    FEATURES_LOG,
+                    key=str(order["user_id"]).encode(),
+                    value=encode(FEATURES_LOG, message),
+                    timestamp_ms=order["known_ts"] // 1_000,
+                )
+            sent.append(future)
+        flush(self._address, self._producer)
+        for future in sent:
+            if future.failed():
+                raise failure(self._address, future.exception)
+        self.logged += len(first)
+
+    def _first_known(self, orders: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The orders that are no repetition, by what the store remembers of their ids."""
+        reading = self._store.read(
+            [key_of(ORDER_PREFIX, order["transaction_id"]) for order in orders]
+        )
+        return [
+            order
+            for order, value in zip(orders, reading.values, strict=True)
+            if value is not None and OrderRecord.unpack(value).known_ts == order["known_ts"]
+        ]
+
+    def _commit(self) -> None:
+        positions = {
+            place: OffsetAndMetadata(orders[0]["_offset"] if orders else self._read[place], "", -1)
+            for place, orders in self._waiting.items()
+        }
+        if positions:
+            with answering(self._address):
+                self._consumer.commit(positions)

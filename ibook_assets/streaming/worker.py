@@ -1,0 +1,232 @@
+"""The stream worker: keeps the live online store level with the log, each event exactly once.
+
+Rows wait until the watermark has passed them, are applied in the order they became known, and are
+committed together with how far that is. A worker that dies leaves the state of its last commit;
+the next one reads on from there and leaves out what was known before that commit's watermark.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+
+from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.messages import spec_of, topic_of
+from ibook_assets.core.tables import EVENTS, RAW_TABLES
+from ibook_assets.core.watermark import Partition
+from ibook_assets.stores.intake import LogRecord, intake
+from ibook_assets.stores.log import LogAddress, answering, open_consumer
+from ibook_assets.stores.online.live import LiveStore, Position, Progress
+from ibook_assets.streaming.applying import Applier, OvertakenError
+from ibook_assets.streaming.buffering import Buffer
+from ibook_assets.streaming.listening import Listener
+
+GROUP: Final = "ibook-online-store"
+TOPICS: Final = tuple(topic_of(spec.name) for spec in (*RAW_TABLES, EVENTS))
+"""What the store is made from. Equal partition numbers hold the events of the same users."""
+
+_CATALOGUE: Final = topic_of(EVENTS.name)
+
+POLL_MS: Final = 20
+POLL_RECORDS: Final = 5_000
+MAX_WAITING_ROWS: Final = 500_000
+"""Rows that may wait for a watermark; above, reading pauses."""
+
+FIRST_RETRY_SECONDS: Final = 0.2
+LAST_RETRY_SECONDS: Final = 5.0
+REPORT_SECONDS: Final = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Status:
+    """What a worker has done since it started."""
+
+    applied_rows: int = 0
+    refused_messages: int = 0
+    commits: int = 0
+    retries: int = 0
+    assignments: int = 0
+    watermark_us: int = 0
+    """Its partitions' rows known before this are in the store (microseconds)."""
+    waiting_rows: int = 0
+
+
+class Worker:
+    """One member of the group that feeds the live store."""
+
+    def __init__(self, address: LogAddress, store: LiveStore, *, group: str = GROUP) -> None:
+        """Connect.
+
+        Args:
+            address: the log.
+            store: the live store; one with a published generation.
+            group: members share the partitions.
+
+        Raises:
+            StoreUnavailableError: no broker answers.
+        """
+        self._address = address
+        self._store = store
+        self._applier = Applier(store)
+        self._listener = Listener(address)
+        self._consumer: KafkaConsumer = open_consumer(address, group=group)
+        self._assignment = _Assignment()
+        self._consumer.subscribe(TOPICS, listener=self._assignment)
+        self._buffer = Buffer({})
+        self._applied: Mapping[Partition, Position] = {}
+        self._everybody: list[str] = []
+        self.status = Status()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; an outage of the log or the store is waited out."""
+        delay = FIRST_RETRY_SECONDS
+        reported = time.monotonic()
+        while not stop.is_set():
+            try:
+                self.turn()
+                delay = FIRST_RETRY_SECONDS
+            except StoreUnavailableError as error:
+                self.status.retries += 1
+                _log.warning("waiting %.1f s: %s", delay, error)
+                stop.wait(delay)
+                delay = min(2 * delay, LAST_RETRY_SECONDS)
+            if time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                _log.info("%s", self.status)
+
+    def close(self) -> None:
+        """Leave the group and disconnect; what is not committed is read again by somebody."""
+        self._consumer.close()
+        self._listener.close()
+
+    def turn(self) -> None:
+        """Read, listen, and commit what the watermark has passed."""
+        with answering(self._address):
+            found = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        if self._assignment.changed:
+            self._start_over()
+            return
+        for place, records in found.items():
+            self._take(place, records)
+        self._read_on_or_pause()
+        until_us = self._listener.watermark_us(self._buffer.read)
+        try:
+            self._advance(until_us)
+        except OvertakenError as error:
+            _log.warning("starting over: %s", error)
+            self._start_over()
+
+    def _start_over(self) -> None:
+        """Read on from where the store is; what waits is forgotten."""
+        places = self._assignment.partitions
+        progress = self._store.progress()
+        with answering(self._address):
+            starts = self._starts(progress, places)
+            for place, offset in starts.items():
+                self._consumer.seek(place, offset)
+            self._everybody = [
+                _name(topic, number)
+                for topic in TOPICS
+                for number in sorted(self._consumer.partitions_for_topic(topic) or ())
+            ]
+        self._buffer = Buffer({tuple(place): offset for place, offset in starts.items()})
+        self._applier.forget()
+        # Where the store has no position yet, ours is the one that `including` begins with.
+        begun = progress.including(self._everybody)
+        self._applied = {tuple(place): begun.positions[_name(*place)] for place in places}
+        if places:
+            self._listener.restart(min(p.applied_us for p in self._applied.values()))
+        self._assignment.changed = False
+        self.status.assignments += 1
+        _log.info("reads from %s", {_name(*p): o for p, o in sorted(self._buffer.read.items())})
+
+    def _starts(
+        self, progress: Progress, places: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Where to read from: the store's offset, or the first event that its backfill lacks."""
+        untouched = Position(0, progress.base_us)
+        positions = {p: progress.positions.get(_name(*p), untouched) for p in places}
+        known = {p: at.offset for p, at in positions.items() if at != untouched}
+        # The catalogue is read from its beginning: what is known of an event has no time.
+        begins = {p: 0 for p in places if p not in known and p.topic == _CATALOGUE}
+        new = [p for p in places if p not in known and p not in begins]
+        if not new:
+            return known | begins
+        first_ms = progress.base_us // 1_000
+        found = self._consumer.offsets_for_times(dict.fromkeys(new, first_ms))
+        ends = self._consumer.end_offsets(new)
+        return known | begins | {p: found[p].offset if found[p] else ends[p] for p in new}
+
+    def _take(self, place: TopicPartition, records: Sequence[Any]) -> None:
+        taken = intake(place.topic, [_as_log_record(record) for record in records])
+        self.status.refused_messages += len(taken.refused)
+        rows = taken.rows
+        if place.topic == _CATALOGUE:
+            self._applier.learn_events(rows)
+            rows = rows.slice(0, 0)
+        key = place.topic, place.partition
+        self._buffer.add(key, rows, taken.offsets, next_offset=records[-1].offset + 1)
+
+    def _read_on_or_pause(self) -> None:
+        self.status.waiting_rows = waiting = self._buffer.rows
+        paused = self._consumer.paused()
+        if waiting > MAX_WAITING_ROWS and not paused:
+            _log.warning("%d rows wait for a gateway's heartbeat; reading pauses", waiting)
+            self._consumer.pause(*self._assignment.partitions)
+        elif waiting <= MAX_WAITING_ROWS and paused:
+            self._consumer.resume(*paused)
+
+    def _advance(self, until_us: int) -> None:
+        applied_us = {place: progress.applied_us for place, progress in self._applied.items()}
+        if not applied_us or until_us <= min(applied_us.values()):
+            return
+        due = self._buffer.due(until_us, applied_us=applied_us)
+        after = {
+            place: Position(offset, max(until_us, applied_us[place]))
+            for place, offset in self._buffer.positions(until_us).items()
+        }
+        raw = {spec_of(topic).name: rows for topic, rows in due.items()}
+        self._applier.commit(
+            raw,
+            before={_name(*place): position for place, position in self._applied.items()},
+            after={_name(*place): position for place, position in after.items()},
+            everybody=self._everybody,
+        )
+        self._buffer.forget(until_us)
+        self._applied = after
+        self.status.commits += 1
+        self.status.applied_rows += sum(rows.num_rows for rows in raw.values())
+        self.status.watermark_us = until_us
+
+
+class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python has no types
+    """What the group has assigned to us; told during `poll`."""
+
+    def __init__(self) -> None:
+        self.partitions: list[TopicPartition] = []
+        self.changed = False
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Nothing to hand over: the store knows what is applied."""
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Take over."""
+        self.partitions = sorted(assigned)
+        self.changed = True
+
+
+def _name(topic: str, number: int) -> str:
+    """A partition as the store's progress names it."""
+    return f"{topic}/{number}"
+
+
+def _as_log_record(record: Any) -> LogRecord:  # noqa: ANN401 - kafka-python has no types
+    return LogRecord(record.partition, record.offset, record.timestamp, record.key, record.value)
