@@ -10,11 +10,14 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.defs.checks import feature_checks
 from ibook_assets.defs.facts import fact_assets
 from ibook_assets.defs.features import feature_assets
+from ibook_assets.defs.log import log_assets
+from ibook_assets.defs.log_landing import log_sensors
 from ibook_assets.defs.model import model_assets
 from ibook_assets.defs.raw import raw_assets
 from ibook_assets.defs.resources import LakeResource, OnlineResource
 from ibook_assets.defs.schedules import jobs_and_schedules
 from ibook_assets.defs.serving import serving_assets
+from ibook_assets.defs.skew import skew_assets
 from ibook_assets.defs.sources import source_of
 from ibook_assets.defs.tracking import TrackingResource
 from ibook_assets.defs.truth import truth_assets
@@ -32,19 +35,22 @@ def build_defs(
     chosen = settings or Settings()
     graph = dg.Definitions(
         assets=[
+            *log_assets(chosen),
             *raw_assets(chosen),
             *truth_assets(chosen),
             *fact_assets(chosen),
             *feature_assets(chosen),
+            *skew_assets(chosen),
             *model_assets(chosen),
             *serving_assets(chosen),
         ],
         asset_checks=feature_checks(),
+        sensors=log_sensors(chosen),
         resources={**_resources(chosen), **(overrides or {})},
         # Steps of one run share worlds, files and compiled kernels; a process each would not.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(graph, jobs_and_schedules())
+    return dg.Definitions.merge(graph, jobs_and_schedules(chosen))
 
 
 def _resources(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import date
 
 from ibook_assets.core.quarantine import quarantine_spec
 from ibook_assets.core.tables import TableSpec
-from ibook_assets.defs.sources import RawSource
+from ibook_assets.defs.sources import Deliveries
 from ibook_assets.stores.bulk import Write, write_all
 from ibook_assets.stores.lake import Lake, Receipt
 
@@ -27,7 +27,7 @@ class Landed:
 class Landing:
     """Lands some tables of some days; a day is asked of the source once, for all tables."""
 
-    def __init__(self, source: RawSource, specs: Sequence[TableSpec], days: Sequence[str]) -> None:
+    def __init__(self, source: Deliveries, specs: Sequence[TableSpec], days: Sequence[str]) -> None:
         self._source = source
         self._specs = specs
         self._days = days
@@ -58,8 +58,9 @@ class Landing:
                     spec,
                     source=f"{self._source.label}, {day}",
                     day=date.fromisoformat(day),
-                    now_us=time.time_ns() // 1_000,
+                    now_us=None if delivery.streamed else time.time_ns() // 1_000,
                     rejected=delivery.rejected,
+                    one_delivery=not delivery.streamed,
                 )
                 self._counts[spec.name, day] = checked.counts, checked.repeated
                 # A day that was clean and stays clean needs no empty quarantine file.

@@ -8,11 +8,13 @@ import dagster as dg
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import DAY_US
 
+LOG: Final = "log"
 RAW: Final = "raw"
 FACTS: Final = "facts"
 FEATURES: Final = "features"
 TRUTH: Final = "truth"
 SERVING: Final = "serving"
+MONITORING: Final = "monitoring"
 
 DATA_PLATFORM: Final = "team:data-platform"
 ML_PLATFORM: Final = "team:ml-platform"

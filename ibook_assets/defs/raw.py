@@ -1,19 +1,27 @@
 """Raw assets: what arrived, validated, one partition a day of knowledge time."""
 
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
 
 import dagster as dg
 
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import EVENTS, RAW_TABLES
+from ibook_assets.core.tables import EVENTS, RAW_TABLES, TableSpec
 from ibook_assets.defs.landing import Landed, Landing
 from ibook_assets.defs.metadata import preview, records, rows_by_day, summary, table_schema
-from ibook_assets.defs.partitions import DATA_PLATFORM, RAW, SINGLE_RUN, daily
+from ibook_assets.defs.partitions import DATA_PLATFORM, LOG, RAW, SINGLE_RUN, daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
 from ibook_assets.defs.sources import RawSource
 
-NOTHING_QUARANTINED = "nothing_quarantined"
+NOTHING_QUARANTINED: Final = "nothing_quarantined"
+
+
+FRESH: Final = dg.FreshnessPolicy.time_window(
+    fail_window=timedelta(hours=26), warn_window=timedelta(hours=25)
+)
+"""Raw tables out of the log: a day lands within an hour of its end, or else somebody looks."""
 
 
 def raw_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -21,9 +29,15 @@ def raw_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     return [_catalogue(settings), _raw_tables(settings)]
 
 
+def log_deps(spec: TableSpec, settings: Settings) -> list[dg.AssetKey]:
+    """The topic a raw table is landed from; none while the log feeds nothing."""
+    return [dg.AssetKey([LOG, spec.name])] if settings.log_from else []
+
+
 def _catalogue(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["raw", EVENTS.name],
+        deps=log_deps(EVENTS, settings),
         group_name=RAW,
         owners=[DATA_PLATFORM],
         kinds={"parquet"},
@@ -73,6 +87,8 @@ def _raw_tables(settings: Settings) -> dg.AssetsDefinition:
                 kinds={"parquet"},
                 description=spec.description,
                 metadata={"dagster/column_schema": table_schema(spec)},
+                deps=log_deps(spec, settings),
+                freshness_policy=FRESH if settings.log_from else None,
             )
             for spec in RAW_TABLES
         ],
@@ -93,22 +109,25 @@ def _raw_tables(settings: Settings) -> dg.AssetsDefinition:
         landing = Landing(source, chosen, context.partition_keys)
         landing.run(lake.tables, precommit=live_run_check(context))
         for spec in chosen:
-            for landed in landing.of(spec):
-                context.add_asset_metadata(
-                    {
-                        **summary(landed.receipt),
-                        "quarantined_rows": sum(landed.refused.values()),
-                        "repeated_rows": landed.repeated,
-                    },
-                    asset_key=keys[spec.name],
-                    partition_key=landed.day,
-                )
-            yield _result(keys[spec.name], landing.of(spec))
+            yield landed_result(context, keys[spec.name], landing.of(spec))
 
     return tables
 
 
-def _result(key: dg.AssetKey, landed: list[Landed]) -> dg.MaterializeResult[None]:
+def landed_result(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, landed: list[Landed]
+) -> dg.MaterializeResult[None]:
+    """What a step shows of the days it landed, and whether any of their rows was refused."""
+    for one in landed:
+        context.add_asset_metadata(
+            {
+                **summary(one.receipt),
+                "quarantined_rows": sum(one.refused.values()),
+                "repeated_rows": one.repeated,
+            },
+            asset_key=key,
+            partition_key=one.day,
+        )
     refused = [
         {"day": one.day, "reason": reason, "rows": rows}
         for one in landed

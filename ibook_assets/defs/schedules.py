@@ -4,22 +4,32 @@ from typing import Final
 
 import dagster as dg
 
+from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
-from ibook_assets.defs.partitions import FACTS, FEATURES, RAW, SERVING, TRUTH
+from ibook_assets.defs.partitions import FACTS, FEATURES, LOG, MONITORING, RAW, SERVING, TRUTH
 
-_DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES)
+DAILY_DATA: Final = "daily_data"
+
+_DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES, MONITORING)
+_CATALOGUE: Final = dg.AssetSelection.assets(["raw", "events"])
 
 
-def jobs_and_schedules() -> dg.Definitions:
-    """The daily data job, the publication that follows it, and weekly training."""
+def jobs_and_schedules(settings: Settings) -> dg.Definitions:
+    """The daily data job, the publication that follows it, weekly training, observation."""
     data = dg.define_asset_job(
-        "daily_data",
-        selection=_DAILY - dg.AssetSelection.assets(["raw", "events"]),
-        description="Raw rows, facts and features of one day.",
+        DAILY_DATA,
+        # An event may be new in the log since the nightly catalogue: its orders need it.
+        selection=_DAILY if settings.log_from else _DAILY - _CATALOGUE,
+        description="Raw rows, facts, features and skew of one day.",
+    )
+    observation = dg.define_asset_job(
+        "log_observation",
+        selection=dg.AssetSelection.groups(LOG, include_sources=True),
+        description="How far each topic of the event log has landed, and how fresh it is.",
     )
     catalogue = dg.define_asset_job(
         "catalogue",
-        selection=dg.AssetSelection.assets(["raw", "events"]),
+        selection=_CATALOGUE,
         description="The ticketed events on sale.",
     )
     publication = dg.define_asset_job(
@@ -40,4 +50,6 @@ def jobs_and_schedules() -> dg.Definitions:
         dg.ScheduleDefinition(job=publication, cron_schedule="0 1 * * *", name="daily_publication"),
         dg.ScheduleDefinition(job=training, cron_schedule="0 2 * * 0", name="weekly_training"),
     ]
-    return dg.Definitions(jobs=[data, catalogue, publication, training], schedules=schedules)
+    return dg.Definitions(
+        jobs=[data, catalogue, publication, training, observation], schedules=schedules
+    )

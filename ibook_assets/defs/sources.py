@@ -1,11 +1,11 @@
-"""Where raw events come from: the simulator, or somebody's file. A setting chooses."""
+"""Where raw events come from: the simulator, somebody's file, the event log. Settings choose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import dagster as dg
 import pyarrow as pa
@@ -13,9 +13,12 @@ from pydantic import Field
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.mapping import ColumnMapping
+from ibook_assets.core.messages import topic_of
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import EVENTS, OUTCOMES, TRANSACTIONS, TRUTH_ORDERS, TableSpec
+from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.files import FileTables, read_file
+from ibook_assets.stores.log_files import LogFiles
 from ibook_sim.world import DayTables, World, WorldConfig
 
 
@@ -26,9 +29,12 @@ class Delivery:
     rows: pa.Table
     rejected: pa.Table | None = None
     """Quarantine rows of what could not even be typed."""
+    streamed: bool = False
+    """Each row came by itself and was judged when it came. No clock of a later moment judges it
+    again, and refused rows say nothing about the others, as they do in a file."""
 
 
-class RawSource(Protocol):
+class Deliveries(Protocol):
     """Gives the rows that became known on one day."""
 
     @property
@@ -39,6 +45,10 @@ class RawSource(Protocol):
     def delivery(self, spec: TableSpec, day: date) -> Delivery:
         """Rows of the raw table `spec` that became known on `day`."""
         ...
+
+
+class RawSource(Deliveries, Protocol):
+    """Feeds the raw tables."""
 
     def catalogue(self) -> pa.Table:
         """The ticketed events, in the schema of EVENTS."""
@@ -140,8 +150,70 @@ class FileSource(dg.ConfigurableResource["FileSource"]):
         return found
 
 
-def source_of(settings: Settings) -> SimulatedSource | FileSource:
+class LandedLog:
+    """The event log's files in the lake."""
+
+    label: Final = "event log"
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.files = LogFiles(blobs)
+
+    def delivery(self, spec: TableSpec, day: date) -> Delivery:
+        """Rows of the table `spec` that became known on `day`, and the refused ones of that day."""
+        rows, refused = self.files.day(topic_of(spec.name), spec, day)
+        return Delivery(rows, refused, streamed=True)
+
+
+@dataclass(frozen=True)
+class LogSource:
+    """Days from `since` on out of the event log's landed files, earlier ones out of `before`."""
+
+    before: RawSource
+    since: date
+    lake: str
+    """Folder or `s3://bucket/prefix` that the sink lands the log in."""
+    endpoint_url: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the source in errors and quarantine rows."""
+        return f"{self.before.label}; from {self.since.isoformat()} on the event log"
+
+    def delivery(self, spec: TableSpec, day: date) -> Delivery:
+        """Rows of the raw table `spec` that became known on `day`."""
+        source = self.before if day < self.since else self._log
+        return source.delivery(spec, day)
+
+    def catalogue(self) -> pa.Table:
+        """The ticketed events; what the log said last of one counts."""
+        return latest_of(self.before.catalogue(), self._log.files.rows(topic_of(EVENTS.name)))
+
+    def truth(self, days: Sequence[date]) -> Mapping[date, pa.Table]:
+        """Ground truth as far as the source before the log knows it."""
+        return self.before.truth(days)
+
+    @cached_property
+    def _log(self) -> LandedLog:
+        return LandedLog(open_blobs(self.lake, endpoint_url=self.endpoint_url))
+
+
+def latest_of(catalogue: pa.Table, said: pa.Table) -> pa.Table:
+    """`catalogue` with the rows of `said`, which are in the order they were said, put over it."""
+    rows = pa.concat_tables([catalogue, said.select(catalogue.column_names)])
+    (key,) = EVENTS.key
+    last = rows.append_column("at", pa.array(range(rows.num_rows))).group_by(key)
+    return rows.take(last.aggregate([("at", "max")])["at_max"].combine_chunks().sort())
+
+
+def source_of(settings: Settings) -> RawSource:
     """The source that `settings` choose."""
+    source = _configured(settings)
+    if settings.log_from is None:
+        return source
+    return LogSource(source, settings.log_from, settings.lake, settings.s3_endpoint_url)
+
+
+def _configured(settings: Settings) -> RawSource:
     if settings.source == "files":
         return FileSource(
             path=str(settings.files_transactions),

@@ -1,6 +1,7 @@
 """A small platform of its own for each test: folders of its own, a small world, real stores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 import dagster as dg
@@ -8,6 +9,9 @@ import pytest
 
 from ibook_assets.core.settings import Settings
 from ibook_assets.definitions import build_defs
+
+NOBODY = "127.0.0.1:1"
+"""An address where no broker listens."""
 
 
 @pytest.fixture
@@ -23,6 +27,23 @@ def small(tmp_path: Path) -> Settings:
         training_threads=1,
         task_retries=0,
     )
+
+
+@pytest.fixture
+def logged(small: Settings) -> Settings:
+    """The small world, whose days come from the log from the second on."""
+    return small.model_copy(
+        update={
+            "log_from": date(2026, 1, 2),
+            "kafka_bootstrap": NOBODY,
+        }
+    )
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as found:
+        yield found
 
 
 def run(

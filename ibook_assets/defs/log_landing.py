@@ -1,0 +1,127 @@
+"""The sensor that lands the log's days: new rows become runs of the daily data job."""
+
+from datetime import date
+from typing import Final
+
+import dagster as dg
+
+from ibook_assets.core.landing import LandedEnds, LandingCursor
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.tables import TRANSACTIONS, TableSpec
+from ibook_assets.defs.log import LOGGED, landed_ends, observed, topic
+from ibook_assets.defs.partitions import daily
+from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.schedules import DAILY_DATA
+from ibook_assets.stores.log_files import LogFiles
+
+LANDING: Final = "ibook/landing"
+"""Tag of a run: the day it lands and the revision of the log it was asked for."""
+
+ATTEMPTS: Final = 3
+"""Runs for one revision of a day; then somebody has to look, and later days wait."""
+
+SECONDS_BETWEEN: Final = 15
+
+_DAY_TAG: Final = "dagster/partition"
+_FIRST_DAY_TAG: Final = "dagster/asset_partition_range_start"
+_IN_FLIGHT: Final = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def log_sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """The landing sensor; none while the log feeds nothing."""
+    if settings.log_from is None:
+        return []
+    return [_log_landing(settings, first_day=max(settings.log_from, settings.start_date))]
+
+
+def _log_landing(settings: Settings, *, first_day: date) -> dg.SensorDefinition:
+    @dg.sensor(
+        job_name=DAILY_DATA,
+        name="log_landing",
+        minimum_interval_seconds=SECONDS_BETWEEN,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Lands each day of the log that has new rows, oldest first, once it is over. A day "
+            "waits until its run has succeeded; those after a reopened day are landed again."
+        ),
+    )
+    def log_landing(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
+        files = LogFiles(lake.blobs)
+        before = LandingCursor.parse(context.cursor)
+        # The ends come first: what lands while we look is found again next time, never missed.
+        ends = landed_ends(files)
+        moved = [spec for spec in LOGGED if ends.of(topic(spec)) != before.seen.of(topic(spec))]
+        found = {day for spec in moved for day in _new_days(files, spec, before.seen)}
+        cursor, next_step = _next_step(
+            context.instance,
+            before.advanced(
+                ends,
+                new_days=[day for day in found if day >= first_day.isoformat()],
+                landed_days=lake.tables.partitions(f"raw/{TRANSACTIONS.name}"),
+            ),
+            last_day=daily(settings).get_last_partition_key() or "",
+        )
+        return dg.SensorResult(
+            run_requests=[next_step] if isinstance(next_step, dg.RunRequest) else None,
+            skip_reason=next_step if isinstance(next_step, str) else None,
+            cursor=cursor.model_dump_json(),
+            asset_events=observed(files, moved, settings) if moved else (),
+        )
+
+    return log_landing
+
+
+def _new_days(files: LogFiles, spec: TableSpec, seen: LandedEnds) -> set[str]:
+    if spec.time_column is None:
+        return set()
+    since = seen.of(topic(spec))
+    return {day.isoformat() for day in files.new_days(topic(spec), since)}
+
+
+def _next_step(
+    instance: dg.DagsterInstance, cursor: LandingCursor, *, last_day: str
+) -> tuple[LandingCursor, dg.RunRequest | str]:
+    """The cursor without the days that were landed, and the next run, or why there is none."""
+    for day, revision in cursor.waiting.items():
+        if day > last_day:
+            return cursor, f"{day} has rows and is landed when it is over"
+        runs = instance.get_runs(dg.RunsFilter(tags={LANDING: _asked(day, revision)}))
+        if any(run.status is dg.DagsterRunStatus.SUCCESS for run in runs):
+            cursor = cursor.without(day)
+            continue
+        busy = _in_flight(instance, until=day)
+        if busy:
+            return cursor, f"{day} waits for run {busy[0].run_id}, which writes it or a day before"
+        if len(runs) >= ATTEMPTS:
+            return cursor, (
+                f"{day} could not be landed in {ATTEMPTS} runs, the last is {runs[0].run_id}. "
+                "Mend what it says and re-execute it; later days wait for it"
+            )
+        return cursor, _request(day, revision, attempt=len(runs) + 1)
+    return cursor, "nothing has landed since"
+
+
+def _request(day: str, revision: str, *, attempt: int) -> dg.RunRequest:
+    # A run key never starts a second run, so an attempt has a key of its own.
+    return dg.RunRequest(
+        run_key=f"{_asked(day, revision)}:{attempt}",
+        partition_key=day,
+        tags={LANDING: _asked(day, revision)},
+    )
+
+
+def _asked(day: str, revision: str) -> str:
+    return f"{day}:{revision}"
+
+
+def _in_flight(instance: dg.DagsterInstance, *, until: str) -> list[dg.DagsterRun]:
+    """Unfinished runs that write a day up to `until`, whoever asked for them."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=_IN_FLIGHT))
+    first_days = (run.tags.get(_DAY_TAG) or run.tags.get(_FIRST_DAY_TAG) for run in runs)
+    return [run for run, day in zip(runs, first_days, strict=True) if day and day <= until]
