@@ -8,6 +8,7 @@ from datetime import date
 
 import pyarrow as pa
 
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.features.engine import required_columns
 from ibook_assets.core.features.plan import layouts_of
@@ -28,8 +29,8 @@ class OnlineFacts:
 
 
 def read_online_facts(lake: Lake) -> OnlineFacts:
-    """Everything within the longest window before the end of the last day of facts."""
-    days = unbroken_days(lake, "facts/transactions")
+    """Everything within the longest window before the end of the last day of all facts."""
+    days = complete_days(lake)
     as_of_us = day_start_us(date.fromisoformat(days[-1])) + DAY_US
     sources = {
         name: lake.read(
@@ -38,6 +39,22 @@ def read_online_facts(lake: Lake) -> OnlineFacts:
         for name, horizon_days in _horizons().items()
     }
     return OnlineFacts(sources, lake.read("raw/events", spec=EVENTS), as_of_us)
+
+
+def complete_days(lake: Lake) -> list[str]:
+    """Days of facts/transactions up to the last one that every other fact table has too.
+
+    Raises:
+        ContractError: there is none, or one between is missing.
+    """
+    days = unbroken_days(lake, "facts/transactions")
+    there = set(days).intersection(*(lake.partitions(f"facts/{name}") for name in SOURCES))
+    while days and days[-1] not in there:
+        days.pop()
+    if not days:
+        msg = f"no day has all of {sorted(SOURCES)} among its facts; materialise them"
+        raise ContractError(msg)
+    return days
 
 
 def _horizons() -> dict[str, int]:

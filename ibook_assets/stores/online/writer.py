@@ -6,33 +6,25 @@ import fcntl
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 import lmdb
-import numpy as np
 import pyarrow as pa
 
-from ibook_assets.core.arrow import pc
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.features.kernel import MISSING
 from ibook_assets.core.features.packing import (
     absent_columns,
     in_known_order,
-    integers,
-    pack_keys,
 )
 from ibook_assets.core.features.plan import Layout, layouts_of
 from ibook_assets.core.features.spec import FeatureView
-from ibook_assets.core.tables import CATEGORIES
 from ibook_assets.stores.online.format import (
     DATA,
-    EVENT_ATTRIBUTES,
-    EVENT_PREFIX,
     FORMAT,
     LEASE,
     META,
@@ -40,15 +32,13 @@ from ibook_assets.stores.online.format import (
     STAGING_PREFIX,
     SnapshotMeta,
     file_sha256,
-    key_of,
 )
+from ibook_assets.stores.online.packed import Item, packed_events, packed_records
 
 _OVERHEAD: Final = 64
 """Bytes a record costs beside itself, generously; large ones also round up to pages."""
 _PAGE: Final = 4_096
 _SPARE: Final = 1 << 22
-
-Item = tuple[bytes, bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +159,20 @@ def _write_records(
     events: pa.Table | None,
     as_of_us: int,
 ) -> int:
-    groups: list[tuple[bytes, list[Item]]] = []
+    groups: list[list[Item]] = []
     for number, layout in enumerate(layouts):
         table = sources[layout.source]
         if table is not None and absent_columns(layout, table) is not None:
-            prefix = bytes([number])
-            groups.append((prefix, list(_records(prefix, table, layout, as_of_us))))
+            groups.append(list(packed_records(number, table, layout, as_of_us)))
     if events is not None:
-        groups.append((EVENT_PREFIX, list(_attributes(events))))
-    sizes = [_stored_bytes(len(value)) for _, items in groups for _, value in items]
+        groups.append(list(packed_events(events)))
+    sizes = [_stored_bytes(len(value)) for items in groups for _, value in items]
     environment = lmdb.open(
         str(staging), map_size=2 * sum(sizes) + _SPARE, lock=False, max_dbs=0, sync=True
     )
     try:
         with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-            cursor.putmulti(itertools.chain.from_iterable(i for _, i in groups), append=True)
+            cursor.putmulti(itertools.chain.from_iterable(groups), append=True)
     finally:
         environment.close()
     return len(sizes)
@@ -192,28 +181,6 @@ def _write_records(
 def _stored_bytes(length: int) -> int:
     stored = length + _OVERHEAD
     return stored if stored < _PAGE // 2 else -(-stored // _PAGE) * _PAGE
-
-
-def _records(prefix: bytes, table: pa.Table, layout: Layout, as_of_us: int) -> Iterator[Item]:
-    ids, kept, starts = pack_keys(table, layout, as_of_us)
-    data = kept.reshape(-1).view(np.uint8).data
-    row_bytes = 8 * layout.width
-    offsets = (starts * row_bytes).tolist()
-    for entity_id, first, end in zip(ids.tolist(), offsets, offsets[1:], strict=False):
-        if first < end:
-            yield key_of(prefix, entity_id), data[first:end]
-
-
-def _attributes(events: pa.Table) -> Iterator[Item]:
-    category = pc.index_in(events["category"], value_set=pa.array(CATEGORIES))
-    known = events.append_column("category_code", pc.cast(category, pa.int64()))
-    ids = integers(known["event_id"], None, "event_id")
-    packed = np.full((len(ids), len(EVENT_ATTRIBUTES)), MISSING, np.int64)
-    for k, name in enumerate(EVENT_ATTRIBUTES):
-        if name in known.column_names:
-            packed[:, k] = integers(known[name], None, name)
-    for row in np.argsort(ids, kind="stable").tolist():
-        yield key_of(EVENT_PREFIX, int(ids[row])), packed[row].tobytes()
 
 
 def _write_durably(path: Path, data: bytes) -> None:
