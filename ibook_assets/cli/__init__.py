@@ -9,6 +9,7 @@ import typer
 
 from ibook_assets.cli import backtest, features, promotions
 from ibook_assets.cli.console import console, explains_errors, settings
+from ibook_assets.cli.stream import stream
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("promote")(promotions.promote)
@@ -16,6 +17,7 @@ app.command("rollback")(promotions.rollback)
 app.command("history")(promotions.history)
 app.command("backtest")(backtest.backtest)
 app.command("features")(features.features)
+app.add_typer(stream, name="stream")
 
 
 @app.command()

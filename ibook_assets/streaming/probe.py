@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -42,6 +42,13 @@ ROWS_AT_ONCE: Final = 500
 RETRY_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+class _Order(NamedTuple):
+    """An order that waits for the watermark."""
+
+    offset: int
+    row: dict[str, Any]
 
 
 class Probe:
@@ -76,7 +83,7 @@ class Probe:
         self._producer: KafkaProducer = open_producer(address)
         self._consumer: KafkaConsumer = open_consumer(address, group=group)
         self._consumer.subscribe([topic_of(TRANSACTIONS.name)])
-        self._waiting: dict[TopicPartition, deque[dict[str, Any]]] = {}
+        self._waiting: dict[TopicPartition, deque[_Order]] = {}
         self._read: dict[TopicPartition, int] = {}
         self.logged = 0
 
@@ -99,7 +106,7 @@ class Probe:
         self._read_orders()
         watermark_us = self._store.progress().watermark_us
         while due := self._due(watermark_us):
-            self._log_vectors([order for _, order in due])
+            self._log_vectors([order.row for _, order in due])
             for place, _ in due:
                 self._waiting[place].popleft()
         self._commit()
@@ -120,18 +127,18 @@ class Probe:
             ids = taken.rows["transaction_id"].to_numpy()
             chosen = np.flatnonzero(sampled(ids, self._share))
             rows = taken.rows.take(chosen).to_pylist()
-            for row, offset in zip(rows, taken.offsets[chosen].tolist(), strict=True):
-                row["_offset"] = offset
-            self._waiting.setdefault(place, deque()).extend(rows)
+            offsets = taken.offsets[chosen].tolist()
+            waiting = self._waiting.setdefault(place, deque())
+            waiting.extend(map(_Order, offsets, rows))
             self._read[place] = records[-1].offset + 1
 
-    def _due(self, watermark_us: int) -> list[tuple[TopicPartition, dict[str, Any]]]:
+    def _due(self, watermark_us: int) -> list[tuple[TopicPartition, _Order]]:
         """The first orders of each partition that are known by `watermark_us`."""
         return [
             (place, order)
             for place, orders in self._waiting.items()
             for order in itertools.takewhile(
-                lambda order: order["known_ts"] <= watermark_us,
+                lambda order: order.row["known_ts"] <= watermark_us,
                 itertools.islice(orders, ROWS_AT_ONCE),
             )
         ]
@@ -177,7 +184,7 @@ class Probe:
 
     def _commit(self) -> None:
         positions = {
-            place: OffsetAndMetadata(orders[0]["_offset"] if orders else self._read[place], "", -1)
+            place: OffsetAndMetadata(orders[0].offset if orders else self._read[place], "", -1)
             for place, orders in self._waiting.items()
         }
         if positions:
