@@ -1,4 +1,4 @@
-"""The log through Dagster: hand-made sink files to features and skew, and observations."""
+"""The log through Dagster: hand-made sink files to raw rows and facts, and observations."""
 
 from datetime import date
 from pathlib import Path
@@ -7,7 +7,6 @@ import dagster as dg
 import pyarrow as pa
 
 from ibook_assets.core.arrow import integers
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.messages import encode_rows, topic_of
 from ibook_assets.core.quarantine import MIN_REJECTED_ROWS
 from ibook_assets.core.settings import Settings
@@ -15,7 +14,6 @@ from ibook_assets.core.tables import EVENTS, RAW_TABLES, VIEWS
 from ibook_assets.core.times import day_start_us
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.sources import LogSource, source_of
-from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.log import ensure_topics, flush, open_producer
 from tests.defs.conftest import NOBODY, run
 from tests.defs.sinking import (
@@ -25,30 +23,23 @@ from tests.defs.sinking import (
     sink,
     sink_day,
     sink_messages,
-    sink_vectors,
 )
 from tests.services.brokers import DevBrokerService
 
 FIRST, SECOND, THIRD = "2026-01-01", "2026-01-02", "2026-01-03"
 NAMES = [spec.name for spec in RAW_TABLES]
-DAILY = [
-    *(["raw", name] for name in NAMES),
-    *(["facts", name] for name in NAMES),
-    *(["features", view.name] for view in FEATURE_VIEWS),
-]
-SKEW = [["raw", "feature_log"], ["monitoring", "feature_skew"]]
+STAGES = [["raw", "events"], *([stage, name] for stage in ("raw", "facts") for name in NAMES)]
 
 
 def test_days_from_the_log_have_the_bytes_of_the_same_days_from_their_source(
     small: Settings, logged: Settings, tmp_path: Path
 ) -> None:
     from_source = small.model_copy(update={"home": tmp_path / "source"})
-    run(from_source, [["raw", "events"], *DAILY], days=(FIRST, THIRD))
+    run(from_source, STAGES, days=(FIRST, THIRD))
     for day in (SECOND, THIRD):
         sink_day(logged, day)
-    run(logged, [["raw", "events"], *DAILY], days=(FIRST, THIRD))
-    tables = [f"{stage}/{name}" for stage in ("raw", "facts") for name in NAMES]
-    for table in [*tables, *map(feature_table, FEATURE_VIEWS)]:
+    run(logged, STAGES, days=(FIRST, THIRD))
+    for table in map("/".join, STAGES):
         found = [receipt.sha256 for receipt in lake_of(logged).receipts(table)]
         assert found == [receipt.sha256 for receipt in lake_of(from_source).receipts(table)], table
     assert lake_of(logged).read("raw/transactions", [SECOND]).num_rows > 0
@@ -89,23 +80,6 @@ def test_the_catalogue_takes_what_the_log_said_last_of_an_event(logged: Settings
     assert rows[first["event_id"]] == said[1]
     assert rows[2**60] == said[2]
     assert rows[second["event_id"]] == second
-
-
-def test_logged_vectors_are_landed_once_each_and_compared(logged: Settings) -> None:
-    run(logged, [["raw", "events"], *DAILY], days=(FIRST, FIRST))
-    sink_day(logged, SECOND)
-    run(logged, DAILY, days=(SECOND, SECOND))
-    count = sink_vectors(logged, SECOND)
-    assert count > 5
-    sink_vectors(logged, SECOND, leave_out=2)
-    result = run(logged, SKEW, days=(FIRST, SECOND))
-    verdicts = {c.check_name: c for c in result.get_asset_check_evaluations()}
-    assert {name: c.passed for name, c in verdicts.items()} == {
-        "nothing_quarantined": True,
-        "no_skew": True,
-    }
-    assert verdicts["no_skew"].metadata["vectors"].value == count
-    assert lake_of(logged).read("raw/feature_log", [SECOND]).num_rows == count
 
 
 def observations(instance: dg.DagsterInstance, table: str) -> list[dg.AssetObservation]:

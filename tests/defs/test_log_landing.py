@@ -8,23 +8,17 @@ import pytest
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.landing import LandingCursor
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import RAW_TABLES, TRANSACTIONS, VIEWS
+from ibook_assets.core.tables import TRANSACTIONS, VIEWS
 from ibook_assets.core.times import day_of
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.log_landing import ATTEMPTS
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.stores.feature_days import feature_table
 from tests.defs.conftest import run
-from tests.defs.sinking import lake_of, simulated, sink, sink_day
+from tests.defs.sinking import lake_of, simulated, sink, sink_day, sink_vectors
 from tests.services.brokers import DevBrokerService
 
 FIRST, SECOND, THIRD = "2026-01-01", "2026-01-02", "2026-01-03"
-NAMES = [spec.name for spec in RAW_TABLES]
-DAILY = [
-    *(["raw", name] for name in NAMES),
-    *(["facts", name] for name in NAMES),
-    *(["features", view.name] for view in FEATURE_VIEWS),
-]
 
 
 class Sensor:
@@ -147,7 +141,7 @@ def test_late_rows_reopen_their_day_and_those_landed_after_it(
     sink(streaming, TRANSACTIONS, late.slice(1))
     sink_day(streaming, THIRD)
     assert sensor.land() == [SECOND, THIRD]
-    run(streaming, [["raw", "events"], *DAILY], days=(FIRST, THIRD))
+    run(streaming, [["raw", "transactions"]], days=(SECOND, THIRD))
     sink(streaming, TRANSACTIONS, late.slice(0, 1), partition=1)
     assert sensor.land() == [SECOND, THIRD]
 
@@ -186,18 +180,30 @@ def test_a_day_is_landed_when_it_is_over_and_none_before_the_log_feeds_it(
     assert list(LandingCursor.parse(sensor.cursor).waiting) == [str(day_of(now_us))]
 
 
-def test_a_requested_run_lands_the_day_with_everything_that_follows(
+def test_a_day_goes_from_the_log_to_features_and_its_logged_vectors_are_compared(
     streaming: Settings, sensor: Sensor, instance: dg.DagsterInstance
 ) -> None:
-    run(streaming, [["raw", "events"], *DAILY], days=(FIRST, FIRST))
-    sink_day(streaming, SECOND)
-    (request,) = sensor.tick()
     job = sensor.defs.resolve_job_def("daily_data")
-    assert job.execute_in_process(instance=instance, tags=dict(request.tags)).success
+
+    def land_next() -> dict[str, dg.AssetCheckEvaluation]:
+        (request,) = sensor.tick()
+        done = job.execute_in_process(instance=instance, tags=dict(request.tags))
+        checks = done.get_asset_check_evaluations()
+        return {f"{c.asset_key.path[-1]} {c.check_name}": c for c in checks}
+
+    sink_day(streaming, SECOND)
+    without_vectors = land_next()
+    assert all(check.passed for check in without_vectors.values())
     assert sensor.days() == []
     lake = lake_of(streaming)
     orders = lake.read("facts/transactions", [SECOND]).num_rows
-    assert orders > 0
+    assert orders > 5
     for view in FEATURE_VIEWS:
         assert lake.read(feature_table(view), [SECOND]).num_rows == orders
-    assert lake.partitions("monitoring/feature_skew") == [SECOND]
+
+    assert sink_vectors(streaming, SECOND) == orders
+    sink_vectors(streaming, SECOND, leave_out=2)
+    with_vectors = land_next()
+    assert all(check.passed for check in with_vectors.values())
+    assert with_vectors["feature_skew no_skew"].metadata["vectors"].value == orders
+    assert lake.read("raw/feature_log", [SECOND]).num_rows == orders

@@ -45,9 +45,9 @@ def settings_in(home: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of three days."""
+    """Features of two days."""
     home = tmp_path_factory.mktemp("days")
-    run(settings_in(home), DAILY, days=("2026-01-01", DAY))
+    run(settings_in(home), DAILY, days=("2026-01-02", DAY))
     return home / "lake"
 
 
