@@ -29,6 +29,14 @@ class LandedEnds(BaseModel):
         """The ends of one topic; empty when nothing of it has landed."""
         return dict(self.topics.get(topic, {}))
 
+    def still_standing(self, topic: str, now: LandedEnds) -> dict[int, int]:
+        """The ends of one topic that lie below those of `now`, so that rows after them are new.
+
+        A partition that has since become shorter belongs to a log that began anew.
+        """
+        ends = now.of(topic)
+        return {n: end for n, end in self.of(topic).items() if end <= ends.get(n, 0)}
+
 
 class LandingCursor(BaseModel):
     """Up to where the log was looked at, and the days that still have to be landed."""

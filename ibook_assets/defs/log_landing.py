@@ -1,6 +1,7 @@
 """The sensor that lands the log's days: new rows become runs of the daily data job."""
 
-from datetime import date
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -9,7 +10,6 @@ from ibook_assets.core.landing import LandedEnds, LandingCursor
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRANSACTIONS, TableSpec
 from ibook_assets.defs.log import LOGGED, landed_ends, observed, topic
-from ibook_assets.defs.partitions import daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.schedules import DAILY_DATA
 from ibook_assets.stores.log_files import LogFiles
@@ -21,6 +21,9 @@ ATTEMPTS: Final = 3
 """Runs for one revision of a day; then somebody has to look, and later days wait."""
 
 SECONDS_BETWEEN: Final = 15
+
+SETTLING: Final = timedelta(minutes=2)
+"""What the sink may take to land a day's last events; landing the day before would be in vain."""
 
 _DAY_TAG: Final = "dagster/partition"
 _FIRST_DAY_TAG: Final = "dagster/asset_partition_range_start"
@@ -57,7 +60,7 @@ def _log_landing(settings: Settings, *, first_day: date) -> dg.SensorDefinition:
         # The ends come first: what lands while we look is found again next time, never missed.
         ends = landed_ends(files)
         moved = [spec for spec in LOGGED if ends.of(topic(spec)) != before.seen.of(topic(spec))]
-        found = {day for spec in moved for day in _new_days(files, spec, before.seen)}
+        found = {day for spec in moved for day in _new_days(files, spec, before.seen, ends)}
         cursor, next_step = _next_step(
             context.instance,
             before.advanced(
@@ -65,7 +68,7 @@ def _log_landing(settings: Settings, *, first_day: date) -> dg.SensorDefinition:
                 new_days=[day for day in found if day >= first_day.isoformat()],
                 landed_days=lake.tables.partitions(f"raw/{TRANSACTIONS.name}"),
             ),
-            last_day=daily(settings).get_last_partition_key() or "",
+            last_day=_last_day(datetime.now(UTC)),
         )
         return dg.SensorResult(
             run_requests=[next_step] if isinstance(next_step, dg.RunRequest) else None,
@@ -77,11 +80,17 @@ def _log_landing(settings: Settings, *, first_day: date) -> dg.SensorDefinition:
     return log_landing
 
 
-def _new_days(files: LogFiles, spec: TableSpec, seen: LandedEnds) -> set[str]:
-    if spec.time_column is None:
-        return set()
-    since = seen.of(topic(spec))
-    return {day.isoformat() for day in files.new_days(topic(spec), since)}
+def _new_days(
+    files: LogFiles, spec: TableSpec, seen: LandedEnds, ends: LandedEnds
+) -> Iterator[str]:
+    if spec.time_column is not None:
+        since = seen.still_standing(topic(spec), ends)
+        yield from (day.isoformat() for day in files.new_days(topic(spec), since))
+
+
+def _last_day(now: datetime) -> str:
+    """The newest day that is over and whose last events the sink has had time to land."""
+    return ((now - SETTLING).date() - timedelta(days=1)).isoformat()
 
 
 def _next_step(

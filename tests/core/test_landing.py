@@ -71,3 +71,11 @@ def test_the_revision_tells_topics_and_partitions_apart() -> None:
 def test_a_cursor_of_another_version_is_refused() -> None:
     with pytest.raises(ContractError, match="reset the sensor's cursor"):
         LandingCursor.parse('{"offsets": 3}')
+
+
+def test_a_partition_that_became_shorter_is_new_from_its_start() -> None:
+    before = ends(views={0: 5, 1: 9})
+    assert before.still_standing("views", ends(views={0: 5, 1: 12})) == {0: 5, 1: 9}
+    assert before.still_standing("views", ends(views={0: 2, 1: 9})) == {1: 9}
+    assert before.still_standing("views", ends()) == {}
+    assert before.still_standing("refunds", before) == {}

@@ -122,6 +122,18 @@ def test_rows_that_land_while_a_day_is_landed_are_not_forgotten(
     assert again.run_key != request.run_key
 
 
+def test_a_log_that_began_anew_is_landed_from_its_start(
+    streaming: Settings, sensor: Sensor
+) -> None:
+    sink(streaming, VIEWS, simulated(streaming, VIEWS, SECOND))
+    assert sensor.land() == [SECOND]
+    blobs = lake_of(streaming).blobs
+    for key in blobs.list("log/"):
+        blobs.delete(key)
+    sink(streaming, VIEWS, simulated(streaming, VIEWS, THIRD).slice(0, 1))
+    assert sensor.land() == [THIRD]
+
+
 def test_a_run_of_somebody_else_on_the_day_or_before_is_waited_for(
     streaming: Settings, sensor: Sensor
 ) -> None:
