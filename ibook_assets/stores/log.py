@@ -15,7 +15,12 @@ from typing import Final, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.group import RangePartitionAssignor
-from kafka.errors import IncompatibleBrokerVersion, KafkaError, TopicAlreadyExistsError
+from kafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    KafkaTimeoutError,
+    TopicAlreadyExistsError,
+)
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 
@@ -32,6 +37,15 @@ DELIVERY_TIMEOUT_MS: Final = 120_000
 
 MAX_MESSAGE_BYTES: Final = 1_000_000
 """Bytes of one message; brokers refuse more than about 1 MiB by default."""
+
+TOPIC_CONFIGS: Final[Mapping[str, str]] = {
+    # Messages carry the time an event became known. A broker that deletes by age would drop the
+    # days of the past that are replayed into it, so the log is bounded by size instead.
+    "retention.ms": "-1",
+    "retention.bytes": str(8 * 2**30),
+    "cleanup.policy": "delete",
+}
+"""Settings of a topic when it is created; sizes are per partition."""
 
 _Client = TypeVar("_Client")
 
@@ -108,13 +122,16 @@ def ensure_topics(
     *,
     configs: Mapping[str, str] | None = None,
 ) -> None:
-    """Create the topics that do not exist; ContractError when one has other partitions."""
+    """Create the topics that do not exist; ContractError when one has other partitions.
+
+    `configs` add to `TOPIC_CONFIGS`; topics that exist keep theirs.
+    """
     wanted = set(names)
     admin = _opened(address, KafkaAdminClient, {})
     try:
         with answering(address):
             missing = wanted - set(admin.list_topics())
-            spec = {"num_partitions": partitions, "configs": dict(configs or {})}
+            spec = {"num_partitions": partitions, "configs": {**(configs or {})}}
             for name in sorted(missing):
                 _create(admin, name, spec)
             admin.wait_for_topics(sorted(wanted), timeout_ms=REQUEST_TIMEOUT_MS)
@@ -161,6 +178,18 @@ def flush(address: LogAddress, producer: KafkaProducer, *, seconds: float = 8.0)
     """
     with answering(address):
         producer.flush(timeout=seconds)
+
+
+def close_producer(producer: KafkaProducer, *, seconds: float) -> None:
+    """Disconnect; what is not acknowledged within `seconds` is given up, and its futures fail."""
+    try:
+        producer.close(timeout=seconds)
+    except KafkaTimeoutError:
+        # kafka-python gives up closing instead, and would leave its thread and sockets behind.
+        sender = producer._sender  # noqa: SLF001 - the public producer offers no way to give up
+        sender.force_close()
+        sender.join(seconds + 1.0)
+        producer.close(timeout=0)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from ibook_assets.core.messages import (
     topic_of,
 )
 from ibook_assets.stores.intake import verdict
-from ibook_assets.stores.log import LogAddress, answering, flush, open_producer
+from ibook_assets.stores.log import LogAddress, answering, close_producer, flush, open_producer
 from ibook_assets.streaming.joining import present_ends, promised_so_far
 from ibook_assets.streaming.promises import Epoch, Ledger
 from ibook_assets.streaming.topics import create_log
@@ -132,7 +132,7 @@ class Gateway:
             )
             self._greet()
         except BaseException:
-            self._producer.close(timeout=0)
+            close_producer(self._producer, seconds=0)
             raise
         self._beating = threading.Thread(
             target=self._beat_until_closed, args=(heartbeat_seconds,), name="heartbeat", daemon=True
@@ -228,7 +228,7 @@ class Gateway:
             self._beat(closed=True)
             flush(self._address, self._producer, seconds=self._patience_seconds)
         finally:
-            self._producer.close(timeout=self._patience_seconds)
+            close_producer(self._producer, seconds=self._patience_seconds)
 
     def _greet(self) -> None:
         """Join the living gateways, and start where what they promised ends.

@@ -24,21 +24,21 @@ from kafka import (
 from kafka.errors import KafkaError
 
 from ibook_assets.core.errors import ConflictError, ContractError, StoreUnavailableError
-from ibook_assets.core.messages import DEAD_LETTERS, dead_letter, encode_dead_letter
+from ibook_assets.core.messages import DEAD_LETTERS
 from ibook_assets.stores.blobs import Blobs
-from ibook_assets.stores.intake import LogRecord, Refused, intake
+from ibook_assets.stores.intake import LogRecord, intake
 from ibook_assets.stores.log import (
     REQUEST_TIMEOUT_MS,
     LogAddress,
     answering,
+    close_producer,
     end_offsets,
     ensure_topics,
-    failure,
-    flush,
     open_consumer,
     open_producer,
 )
 from ibook_assets.stores.log_files import LogFile, LogFiles
+from ibook_assets.streaming.dead_letters import post_refused
 from ibook_assets.streaming.topics import ROW_TOPICS
 
 GROUP: Final = "ibook-sink"
@@ -132,7 +132,7 @@ class Sink:
                 max_partition_fetch_bytes=4 * 2**20,
             )
         except BaseException:
-            self._producer.close(timeout=0)
+            close_producer(self._producer, seconds=0)
             raise
         self._consumer.subscribe(sorted(topics), listener=self._assignment)
 
@@ -167,9 +167,11 @@ class Sink:
         self._land(self._due())
         with answering(self._address):
             found = self._consumer.poll(timeout_ms=POLL_MS, max_records=self._max_rows)
-        self._follow_assignment()
-        for place, records in found.items():
-            self._take(place, records)
+        try:
+            self._follow_assignment(found)
+        finally:
+            for place, records in found.items():
+                self._take(place, records)
         self._report(heard=bool(found))
 
     def status(self) -> SinkStatus:
@@ -179,7 +181,7 @@ class Sink:
     def close(self) -> None:
         """Leave the group and disconnect; what is not landed is read again by somebody."""
         self._consumer.close()
-        self._producer.close(timeout=REQUEST_TIMEOUT_MS / 1_000)
+        close_producer(self._producer, seconds=REQUEST_TIMEOUT_MS / 1_000)
 
     def _due(self) -> list[TopicPartition]:
         now = time.monotonic()
@@ -194,12 +196,16 @@ class Sink:
             )
         ]
 
-    def _follow_assignment(self) -> None:
-        """Forget partitions that are gone, and find where new ones go on."""
+    def _follow_assignment(self, found: dict[TopicPartition, Any]) -> None:
+        """Forget partitions that are gone, and find where new ones go on.
+
+        What was found in those before is not theirs to begin with.
+        """
         for place in self._assignment.lost & set(self._waiting):
             del self._waiting[place]
         self._assignment.lost.clear()
         for place in sorted(self._assignment.gained):
+            found.pop(place, None)
             self._place(place)
             self._assignment.gained.discard(place)
 
@@ -237,7 +243,7 @@ class Sink:
         waiting = self._waiting.get(place)
         if waiting is None:
             return
-        # What was fetched before the seek may still arrive once.
+        # What a rival landed meanwhile may still arrive.
         new = [r for r in found if r.offset >= waiting.next_offset]
         if not new:
             return
@@ -264,6 +270,7 @@ class Sink:
             )
             raise ContractError(msg)
         self._missed[place] = wanted
+        del self._waiting[place]
         self._assignment.gained.add(place)
 
     def _land(self, places: Sequence[TopicPartition]) -> None:
@@ -278,7 +285,7 @@ class Sink:
         """Land what waits, one file at most; where the partition goes on."""
         records = _file_of(waiting.records, self._max_rows)
         taken = intake(place.topic, records)
-        self._post(place.topic, taken.refused)
+        post_refused(self._address, self._producer, place.topic, taken.refused)
         try:
             file = self._files.create(place.topic, place.partition, records, taken)
         except ConflictError:
@@ -303,31 +310,6 @@ class Sink:
             extra={"topic": place.topic, "partition": place.partition, "offset": end},
         )
         return end
-
-    def _post(self, topic: str, refused: Sequence[Refused]) -> None:
-        """Put refused messages into the dead letters; it is certain when this returns."""
-        if not refused:
-            return
-        with answering(self._address):
-            futures = [self._post_one(topic, message) for message in refused]
-        flush(self._address, self._producer)
-        for future in futures:
-            if future.failed():
-                raise failure(self._address, future.exception)
-
-    def _post_one(self, topic: str, message: Refused) -> Any:  # noqa: ANN401 - kafka has no types
-        letter = dead_letter(
-            f"{topic}/{message.partition}/{message.offset}",
-            topic,
-            message.reason,
-            message.payload,
-            timestamp_ms=message.timestamp_ms,
-            partition=message.partition,
-            offset=message.offset,
-        )
-        return self._producer.send(
-            DEAD_LETTERS, value=encode_dead_letter(letter), key=letter.source.encode()
-        )
 
     def _count(self, file: LogFile) -> None:
         status = self._status
