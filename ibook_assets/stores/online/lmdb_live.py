@@ -45,7 +45,7 @@ MAP_BYTES: Final = 1 << 36
 """Most the file may grow to; the file itself is only as large as what it holds."""
 
 SWEEP_KEYS: Final = 64
-"""Keys whose expiry each commit looks at, and two more for each that it writes."""
+"""Keys whose expiry each commit looks at, and one more for every two that it writes."""
 
 _READERS: Final = 1_024
 _LOAD_KEYS: Final = 20_000
@@ -130,7 +130,7 @@ class LmdbLiveStore(LiveStore):
                 transaction.put(key, stored)
             if PROGRESS_KEY in writes:
                 now_us = Progress.decode(writes[PROGRESS_KEY].data).watermark_us
-                self._sweep(transaction, prefix, now_us, SWEEP_KEYS + 2 * len(writes))
+                self._sweep(transaction, prefix, now_us, SWEEP_KEYS + len(writes) // 2)
             _set(transaction, _VERSION, version + 1)
         return True
 
