@@ -131,7 +131,7 @@ def ensure_topics(
     try:
         with answering(address):
             missing = wanted - set(admin.list_topics())
-            spec = {"num_partitions": partitions, "configs": {**(configs or {})}}
+            spec = {"num_partitions": partitions, "configs": {**TOPIC_CONFIGS, **(configs or {})}}
             for name in sorted(missing):
                 _create(admin, name, spec)
             admin.wait_for_topics(sorted(wanted), timeout_ms=REQUEST_TIMEOUT_MS)
