@@ -6,8 +6,13 @@ from datetime import date
 
 from ibook_assets.core.fact_rules import build_outcomes, build_transactions, build_views
 from ibook_assets.core.facts import FACT_REFUNDS
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
+from ibook_assets.core.features.catalog import ALL_FEATURES, FEATURE_VIEWS
 from ibook_assets.core.features.engine import compute_view
+from ibook_assets.core.features.packing import in_known_order, pack_keys, pack_rows
+from ibook_assets.core.features.plan import layouts_of
+from ibook_assets.core.times import day_start_us
+from ibook_assets.stores.online import RowsOnly
+from ibook_assets.stores.online.merging import merge_all
 from ibook_sim.world import World, WorldConfig
 
 
@@ -27,6 +32,12 @@ def main() -> None:
     }
     for view in FEATURE_VIEWS:
         compute_view(view, sources, orders)
+    for layout in layouts_of(FEATURE_VIEWS):
+        table = in_known_order(sources[layout.source], layout.source)
+        pack_keys(table, layout, day_start_us(day))
+        ids, rows, starts = pack_rows(table, layout)
+        merge_all([None] * len(ids), rows, starts, layout, 0)
+    RowsOnly().fetch(ALL_FEATURES, [{"user_id": 1}])
 
 
 if __name__ == "__main__":
