@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -44,8 +45,12 @@ def test_help_says_that_memory_is_all() -> None:
     assert "lost when the broker stops" in " ".join(done.stdout.split())
 
 
-def test_the_command_prints_its_address_and_ends_on_sigterm() -> None:
-    with subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_command_prints_its_address_and_ends_on_sigterm(host: str) -> None:
+    if host == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    command = [*COMMAND, "--host", host, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()

@@ -48,7 +48,7 @@ class DevBroker:
         self._server = await asyncio.start_server(self._connected, self._host, self._port)
         port: int = self._server.sockets[0].getsockname()[1]
         self._broker = Broker(self._host, port, self._limits)
-        return f"{self._host}:{port}"
+        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
     async def stop(self) -> None:
         """Take no more requests and close every connection after the answers under way."""
