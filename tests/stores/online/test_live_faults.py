@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import redis
 
-from ibook_assets.core.errors import ContractError, StoreUnavailableError
+from ibook_assets.core.errors import ContractError, NotFoundError, StoreUnavailableError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.features.plan import layouts_of
 from ibook_assets.core.features.spec import SOURCES
@@ -237,6 +237,31 @@ def test_a_writer_that_hangs_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         assert store.read([b"a"]).values == [b"1"]
         os.kill(holder.pid, signal.SIGKILL)
     assert put(store, {b"a": b"3"})
+
+
+def test_a_power_cut_under_a_writer_empties_the_store_and_a_clean_end_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restart(number: int) -> LmdbLiveStore:
+        (tmp_path / "boot_id").write_text(f"boot {number}")
+        return LmdbLiveStore(tmp_path / "live")
+
+    monkeypatch.setattr(lmdb_live, "_BOOT_ID", tmp_path / "boot_id")
+    store = restart(1)
+    publish(store, [(b"a", b"1", None)])
+    store.close()
+    store = restart(2)
+    assert store.read([b"a"]).values == [b"1"]
+    assert put(store, {b"a": b"2"})
+    # Not closed: the machine goes down here.
+    del store
+    store = restart(3)
+    with pytest.raises(NotFoundError, match="is empty; run `ibook stream backfill`"):
+        store.read([b"a"])
+    publish(store, [(b"a", b"3", None)])
+    # Only the process ends, the machine does not.
+    del store
+    assert restart(3).read([b"a"]).values == [b"3"]
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
