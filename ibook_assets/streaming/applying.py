@@ -7,14 +7,11 @@ from typing import Final
 
 import pyarrow as pa
 
-from ibook_assets.core.arrow import Column, integers, pc
+from ibook_assets.core.arrow import Column, pc
 from ibook_assets.core.errors import IbookError, StoreUnavailableError
 from ibook_assets.core.features.packing import in_known_order, pack_rows
 from ibook_assets.core.features.plan import Layout
-from ibook_assets.core.ids import MISSING_ID
-from ibook_assets.core.tables import CATEGORIES, EVENTS
 from ibook_assets.stores.online.format import (
-    EVENT_ATTRIBUTES,
     EVENT_PREFIX,
     ORDER_PREFIX,
     PROGRESS_KEY,
@@ -22,15 +19,14 @@ from ibook_assets.stores.online.format import (
     VIEW_PREFIX,
     OrderRecord,
     key_of,
-    pack_attributes,
     pack_seen,
     record_expires_us,
     seen_expires_us,
-    unpack_attributes,
     unpack_seen,
 )
 from ibook_assets.stores.online.live import LiveStore, Position, Progress, Write, progress_of
 from ibook_assets.stores.online.merging import merge_all
+from ibook_assets.streaming.cataloguing import NO_NEWS, News, catalogue_of
 from ibook_assets.streaming.recognising import Memory, facts_of
 
 ATTEMPTS: Final = 20
@@ -57,15 +53,6 @@ class Applier:
         """
         self._store = store
         self._layouts = store.require().layouts
-        self._events: dict[bytes, Write] = {}
-
-    def learn_events(self, events: pa.Table) -> None:
-        """Take rows of the catalogue, the newest last; they are committed with what comes next."""
-        self._events |= dict(_event_writes(events))
-
-    def forget(self) -> None:
-        """Drop what was learnt and not committed."""
-        self._events.clear()
 
     def commit(
         self,
@@ -73,6 +60,7 @@ class Applier:
         *,
         before: Mapping[str, Position],
         after: Mapping[str, Position],
+        news: News = NO_NEWS,
         everybody: Iterable[str] = (),
     ) -> None:
         """Apply raw rows by table, and move progress from `before` to `after`.
@@ -81,6 +69,7 @@ class Applier:
             raw: rows of our partitions that are complete up to the new positions' time.
             before: positions by partition that must still be the store's.
             after: theirs when the rows are in.
+            news: of the catalogue, read as far as the rows need it.
             everybody: partitions that anybody reads; the watermark waits for all of them.
 
         Raises:
@@ -90,12 +79,14 @@ class Applier:
         for _ in range(ATTEMPTS):
             attempt = _Attempt(self._store, self._layouts)
             progress = attempt.progress(before).including(everybody)
-            writes = dict(self._events)
+            fresh = news.beyond(progress)
+            writes = {key_of(EVENT_PREFIX, event): Write(a) for event, a in fresh.items()}
             if any(table.num_rows for table in raw.values()):
-                writes |= attempt.writes_of(raw, progress.watermark_us, self._events)
-            writes[PROGRESS_KEY] = Write(progress.advanced(after).encoded())
+                writes |= attempt.writes_of(raw, progress.watermark_us, fresh)
+            until_us = max((position.applied_us for position in after.values()), default=0)
+            moved = progress.advanced({**after, **news.advanced(progress, until_us)})
+            writes[PROGRESS_KEY] = Write(moved.encoded())
             if attempt.commit(writes):
-                self._events.clear()
                 return
         msg = f"{ATTEMPTS} commits to the online store were overtaken by other workers'; retrying"
         raise StoreUnavailableError(msg)
@@ -122,10 +113,10 @@ class _Attempt:
         return progress
 
     def writes_of(
-        self, raw: Mapping[str, pa.Table], watermark_us: int, learnt: Mapping[bytes, Write]
+        self, raw: Mapping[str, pa.Table], watermark_us: int, fresh: Mapping[int, bytes]
     ) -> dict[bytes, Write]:
-        """What applying `raw` changes; `learnt` is the catalogue that is not committed yet."""
-        memory, events = self._recall(raw, learnt)
+        """What applying `raw` changes; `fresh` events are not in the store yet."""
+        memory, events = self._recall(raw, fresh)
         facts = facts_of(raw, memory, events=events)
         writes = dict(_memory_writes(memory, raw))
         for number, layout in enumerate(self._layouts):
@@ -152,7 +143,7 @@ class _Attempt:
         return {i: value for i, value in zip(ids, values, strict=True) if value is not None}
 
     def _recall(
-        self, raw: Mapping[str, pa.Table], learnt: Mapping[bytes, Write]
+        self, raw: Mapping[str, pa.Table], fresh: Mapping[int, bytes]
     ) -> tuple[Memory, pa.Table]:
         """What the store knows of the ids in `raw`, and the catalogue of its events."""
         orders = self._found(ORDER_PREFIX, _ids(raw, _ORDER_TABLES, "transaction_id"))
@@ -160,13 +151,13 @@ class _Attempt:
         views = self._found(VIEW_PREFIX, _ids(raw, ("views",), "view_id"))
         named = _ids(raw, ("transactions",), "event_id")
         events = self._found(EVENT_PREFIX, named)
-        fresh = {e: learnt[k].data for e in named if (k := key_of(EVENT_PREFIX, e)) in learnt}
+        newer = {event: fresh[event] for event in named if event in fresh}
         memory = Memory(
             {i: OrderRecord.unpack(value) for i, value in orders.items()},
             {i: unpack_seen(value) for i, value in refunds.items()},
             {i: unpack_seen(value) for i, value in views.items()},
         )
-        return memory, _catalogue({**events, **fresh})
+        return memory, catalogue_of({**events, **newer})
 
     def _merged(
         self, number: int, layout: Layout, table: pa.Table, watermark_us: int
@@ -198,22 +189,3 @@ def _memory_writes(memory: Memory, raw: Mapping[str, pa.Table]) -> Iterator[tupl
         for i in _ids(raw, (table,), column):
             expires_us = seen_expires_us(prefix, seen[i])
             yield key_of(prefix, i), Write(pack_seen(seen[i]), expires_us=expires_us)
-
-
-def _event_writes(events: pa.Table) -> Iterator[tuple[bytes, Write]]:
-    codes = pc.index_in(events["category"], value_set=pa.array(CATEGORIES))
-    known = events.append_column("category_code", codes)
-    columns = [integers(known[name], null=MISSING_ID).tolist() for name in EVENT_ATTRIBUTES]
-    for event, *attributes in zip(events["event_id"].to_pylist(), *columns, strict=True):
-        yield key_of(EVENT_PREFIX, event), Write(pack_attributes(tuple(attributes)))
-
-
-def _catalogue(packed: Mapping[int, bytes]) -> pa.Table:
-    """Events as the facts' rules take them; what no feature reads is zero."""
-    rows = []
-    for event, value in packed.items():
-        known = dict(zip(EVENT_ATTRIBUTES, unpack_attributes(value), strict=True))
-        category = CATEGORIES[known.pop("category_code")]
-        unread = {"venue_id": 0, "on_sale_ts": 0}
-        rows.append({"event_id": event, "category": category, **known, **unread})
-    return pa.Table.from_pylist(rows, schema=EVENTS.schema)

@@ -18,20 +18,20 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 
 from ibook_assets.core.errors import StoreUnavailableError
 from ibook_assets.core.messages import spec_of, topic_of
-from ibook_assets.core.tables import EVENTS, RAW_TABLES
+from ibook_assets.core.tables import RAW_TABLES
 from ibook_assets.core.watermark import Partition
 from ibook_assets.stores.intake import LogRecord, intake
 from ibook_assets.stores.log import LogAddress, answering, open_consumer
 from ibook_assets.stores.online.live import LiveStore, Position, Progress
 from ibook_assets.streaming.applying import Applier, OvertakenError
 from ibook_assets.streaming.buffering import Buffer
+from ibook_assets.streaming.cataloguing import TOPIC as CATALOGUE
+from ibook_assets.streaming.cataloguing import CatalogueReader
 from ibook_assets.streaming.listening import Listener
 
 GROUP: Final = "ibook-online-store"
-TOPICS: Final = tuple(topic_of(spec.name) for spec in (*RAW_TABLES, EVENTS))
-"""What the store is made from. Equal partition numbers hold the events of the same users."""
-
-_CATALOGUE: Final = topic_of(EVENTS.name)
+TOPICS: Final = tuple(topic_of(spec.name) for spec in RAW_TABLES)
+"""What members of the group share. Equal partition numbers hold the events of the same users."""
 
 POLL_MS: Final = 20
 POLL_RECORDS: Final = 5_000
@@ -77,6 +77,7 @@ class Worker:
         self._store = store
         self._applier = Applier(store)
         self._listener = Listener(address)
+        self._catalogue = CatalogueReader(address)
         self._consumer: KafkaConsumer = open_consumer(address, group=group)
         self._assignment = _Assignment()
         self._consumer.subscribe(TOPICS, listener=self._assignment)
@@ -106,6 +107,7 @@ class Worker:
         """Leave the group and disconnect; what is not committed is read again by somebody."""
         self._consumer.close()
         self._listener.close()
+        self._catalogue.close()
 
     def turn(self) -> None:
         """Read, listen, and commit what the watermark has passed."""
@@ -117,7 +119,8 @@ class Worker:
         for place, records in found.items():
             self._take(place, records)
         self._read_on_or_pause()
-        until_us = self._listener.watermark_us(self._buffer.read)
+        self._catalogue.poll()
+        until_us = self._listener.watermark_us(self._buffer.read | self._catalogue.read)
         try:
             self._advance(until_us)
         except OvertakenError as error:
@@ -134,11 +137,11 @@ class Worker:
                 self._consumer.seek(place, offset)
             self._everybody = [
                 _name(topic, number)
-                for topic in TOPICS
+                for topic in (*TOPICS, CATALOGUE)
                 for number in sorted(self._consumer.partitions_for_topic(topic) or ())
             ]
         self._buffer = Buffer({tuple(place): offset for place, offset in starts.items()})
-        self._applier.forget()
+        self._catalogue.restart(progress)
         # Where the store has no position yet, ours is the one that `including` begins with.
         begun = progress.including(self._everybody)
         self._applied = {tuple(place): begun.positions[_name(*place)] for place in places}
@@ -155,25 +158,19 @@ class Worker:
         untouched = Position(0, progress.base_us)
         positions = {p: progress.positions.get(_name(*p), untouched) for p in places}
         known = {p: at.offset for p, at in positions.items() if at != untouched}
-        # The catalogue is read from its beginning: what is known of an event has no time.
-        begins = {p: 0 for p in places if p not in known and p.topic == _CATALOGUE}
-        new = [p for p in places if p not in known and p not in begins]
+        new = [p for p in places if p not in known]
         if not new:
-            return known | begins
+            return known
         first_ms = progress.base_us // 1_000
         found = self._consumer.offsets_for_times(dict.fromkeys(new, first_ms))
         ends = self._consumer.end_offsets(new)
-        return known | begins | {p: found[p].offset if found[p] else ends[p] for p in new}
+        return known | {p: found[p].offset if found[p] else ends[p] for p in new}
 
     def _take(self, place: TopicPartition, records: Sequence[Any]) -> None:
         taken = intake(place.topic, [_as_log_record(record) for record in records])
         self.status.refused_messages += len(taken.refused)
-        rows = taken.rows
-        if place.topic == _CATALOGUE:
-            self._applier.learn_events(rows)
-            rows = rows.slice(0, 0)
-        key = place.topic, place.partition
-        self._buffer.add(key, rows, taken.offsets, next_offset=records[-1].offset + 1)
+        next_offset = records[-1].offset + 1
+        self._buffer.add(tuple(place), taken.rows, taken.offsets, next_offset=next_offset)
 
     def _read_on_or_pause(self) -> None:
         self.status.waiting_rows = waiting = self._buffer.rows
@@ -198,8 +195,10 @@ class Worker:
             raw,
             before={_name(*place): position for place, position in self._applied.items()},
             after={_name(*place): position for place, position in after.items()},
+            news=self._catalogue.news(),
             everybody=self._everybody,
         )
+        self._catalogue.forget()
         self._buffer.forget(until_us)
         self._applied = after
         self.status.commits += 1

@@ -24,6 +24,7 @@ from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.online.live import LiveStore, Position
 from ibook_assets.stores.online.lmdb_live import LmdbLiveStore
 from ibook_assets.streaming.applying import Applier, OvertakenError
+from ibook_assets.streaming.cataloguing import news_of
 from ibook_sim.world import World, WorldConfig
 
 FIRST = date(2026, 1, 20)
@@ -91,7 +92,7 @@ def test_every_order_sees_online_what_batch_computes(
 ) -> None:
     rng = np.random.default_rng(seed)
     applier = Applier(store)
-    applier.learn_events(lake.read("raw/events"))
+    news = news_of(lake.read("raw/events"))
     raw = rows_of(lake)
     orders = lake.read("facts/transactions")
     known_us = integers(orders["known_ts"], null=0)
@@ -102,7 +103,10 @@ def test_every_order_sees_online_what_batch_computes(
     for until_us in (*cuts, END_US):
         then = Position(at.offset + 1, until_us)
         applier.commit(
-            between(raw, at.applied_us, until_us), before={PLACE: at}, after={PLACE: then}
+            between(raw, at.applied_us, until_us),
+            before={PLACE: at},
+            after={PLACE: then},
+            news=news,
         )
         fresh = np.flatnonzero((known_us <= until_us) & (known_us > until_us - HOUR_US))
         requests = orders.take(fresh).drop_columns(_FROM_CATALOGUE).to_pylist()
@@ -123,8 +127,8 @@ def test_two_workers_that_share_entities_end_where_one_does(lake: Lake, tmp_path
     end = Position(9, END_US)
     one, two = empty_store(tmp_path / "one"), empty_store(tmp_path / "two")
     alone = Applier(one)
-    alone.learn_events(lake.read("raw/events"))
-    alone.commit(raw, before={PLACE: start}, after={PLACE: end})
+    news = news_of(lake.read("raw/events"))
+    alone.commit(raw, before={PLACE: start}, after={PLACE: end}, news=news)
 
     owners = {row["transaction_id"]: row["user_id"] % 2 for row in raw["transactions"].to_pylist()}
 
@@ -136,14 +140,13 @@ def test_two_workers_that_share_entities_end_where_one_does(lake: Lake, tmp_path
 
     for half in (1, 0):
         worker = Applier(two)
-        worker.learn_events(lake.read("raw/events"))
         place, at = f"raw.transactions/{half}", start
         for until_us in (*range(start.applied_us + 5 * HOUR_US, END_US, 5 * HOUR_US), END_US):
             then = Position(at.offset + 1, until_us)
             mine = {name: share(table, half) for name, table in raw.items()}
             rows = between(mine, at.applied_us, until_us)
             both = [f"raw.transactions/{n}" for n in (0, 1)]
-            worker.commit(rows, before={place: at}, after={place: then}, everybody=both)
+            worker.commit(rows, before={place: at}, after={place: then}, news=news, everybody=both)
             at = then
     orders = lake.read("facts/transactions").to_pylist()[-40:]
     requests = [{k: v for k, v in o.items() if k not in _FROM_CATALOGUE} for o in orders]

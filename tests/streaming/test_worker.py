@@ -22,6 +22,7 @@ from ibook_assets.stores.log import LogAddress
 from ibook_assets.stores.online.live import LiveStore, Position
 from ibook_assets.stores.online.lmdb_live import LmdbLiveStore
 from ibook_assets.streaming.applying import Applier
+from ibook_assets.streaming.cataloguing import news_of
 from ibook_assets.streaming.gateway import Gateway
 from ibook_assets.streaming.replaying import Recording, recorded
 from ibook_assets.streaming.worker import Worker
@@ -110,9 +111,11 @@ def assert_as_in_one_go(
     """The store answers as one that all rows were applied to at once."""
     expected = empty_store(folder)
     applier = Applier(expected)
-    applier.learn_events(world.catalogue(DAY).events)
+    news = news_of(world.catalogue(DAY).events)
     end_us = store.progress().watermark_us
-    applier.commit(sent, before={"x/0": Position(0, BASE_US)}, after={"x/0": Position(0, end_us)})
+    applier.commit(
+        sent, before={"x/0": Position(0, BASE_US)}, after={"x/0": Position(0, end_us)}, news=news
+    )
     rows = sent["transactions"].to_pylist()
     ours = store.fetch(FRAUD.features, rows, end_us)
     theirs = expected.fetch(FRAUD.features, rows, end_us)
