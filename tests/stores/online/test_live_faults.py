@@ -79,7 +79,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new(
     publish(live, [(key, bytes(3_000) + b"%08d" % 0, None) for key in KEYS])
     moments = random.Random(7)
     committed = 0
-    for _ in range(8):
+    for _ in range(5):
         with writer(live_address) as process:
             assert process.stdout is not None
             committed = int(process.stdout.readline())
