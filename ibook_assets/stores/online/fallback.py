@@ -32,6 +32,10 @@ RETRY_SECONDS: Final = 1.0
 """How long a live store that did not answer is not asked again."""
 
 
+ANSWER_SECONDS: Final = 0.5
+"""How long a live store may take before the answer comes from elsewhere."""
+
+
 class RowsOnly:
     """Features of the requests themselves; what needs history is NaN."""
 
@@ -105,7 +109,7 @@ class Fallback:
         if self._clock() >= self._away_until:
             try:
                 if self._live is None:
-                    self._live = open_live(self._address)
+                    self._live = open_live(self._address, timeout_seconds=ANSWER_SECONDS)
                 return self._live.fetch(features, rows, as_of_us)
             except (StoreUnavailableError, NotFoundError):
                 self._away_until = self._clock() + self._retry_seconds

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from ibook_assets.stores.online.live import LiveStore
 
+TIMEOUT_SECONDS: Final = 2.0
+"""Longest wait for a connection to a server, and for its answer."""
 
-def open_live(address: str) -> LiveStore:
+
+def open_live(address: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LiveStore:
     """The live store at `redis://host:port/db`, `rediss://…`, `unix:///socket`, or in a folder."""
     if address.startswith(("redis://", "rediss://", "unix://")):
         from ibook_assets.stores.online.redis_live import RedisLiveStore
 
-        return RedisLiveStore(address)
+        return RedisLiveStore(address, timeout_seconds=timeout_seconds)
     from ibook_assets.stores.online.lmdb_live import LmdbLiveStore
 
     return LmdbLiveStore(Path(address))

@@ -43,9 +43,6 @@ from ibook_assets.stores.online.live import (
     progress_of,
 )
 
-TIMEOUT_SECONDS: Final = 2.0
-"""Longest wait for a connection, and for an answer."""
-
 EXPIRY_GRACE_US: Final = DAY_US
 """How much longer than its data need a key lives, and so how long writers may pause."""
 
@@ -107,7 +104,7 @@ return 0
 class RedisLiveStore(LiveStore):
     """A live store in a Redis of version 6.2 or later, not a cluster."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float) -> None:
         """A store at `url` (`redis://host:port/db`, `unix:///socket`); connects when needed."""
         super().__init__()
         parts = urlsplit(url)

@@ -130,7 +130,10 @@ def test_an_order_is_forgotten_when_nothing_can_name_it_any_more() -> None:
 @pytest.fixture
 def pair(tmp_path: Path, redis_service: RedisService) -> Iterator[list[LiveStore]]:
     """A store of each kind."""
-    stores = [LmdbLiveStore(tmp_path / "live"), RedisLiveStore(redis_service.url)]
+    stores = [
+        LmdbLiveStore(tmp_path / "live"),
+        RedisLiveStore(redis_service.url, timeout_seconds=2),
+    ]
     yield list(stores)
     for store in stores:
         store.close()
