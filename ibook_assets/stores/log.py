@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.group import RangePartitionAssignor
@@ -250,16 +250,30 @@ def _opened(
         raise failure(address, error) from error
 
 
+_Socket: TypeAlias = socket.socket
+
+
+class _OwnSocket(_Socket):
+    """Closes itself when nobody holds it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _DirectSocket(KafkaNetSocket):  # type: ignore[misc] # kafka-python has no types
     # kafka-python leaves the sockets of refused connections open until they are collected, and a
-    # broker that is away refuses many. A scheme of proxies is where it lets us close them.
+    # broker that is away refuses many. A scheme of proxies is where it lets us close them. One
+    # that gets connected while its client closes is forgotten altogether.
     SCHEMES = ("direct",)
 
+    def socket(self, family: int, sock_type: int, proto: int) -> _Socket:
+        return _OwnSocket(family, sock_type, proto)
+
     async def sock_connect(
-        self, net: object, sock: socket.socket, sockaddr: object, timeout_at: float | None = None
-    ) -> socket.socket:
+        self, net: object, sock: _Socket, sockaddr: object, timeout_at: float | None = None
+    ) -> _Socket:
         try:
-            connected: socket.socket = await super().sock_connect(net, sock, sockaddr, timeout_at)
+            connected: _Socket = await super().sock_connect(net, sock, sockaddr, timeout_at)
         except BaseException:
             sock.close()
             raise
