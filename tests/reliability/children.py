@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from kafka import KafkaConsumer
 
-from ibook_assets.core.errors import ConflictError
+from ibook_assets.core.errors import ConflictError, StoreUnavailableError
 from ibook_assets.core.promotion import Artefact
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.log import LogAddress
+from ibook_assets.stores.log_files import LogFiles
 from ibook_assets.stores.parquet import encode
 from ibook_assets.stores.promotions import PromotionLog
+from ibook_assets.stores.s3_blobs import S3Blobs
+from ibook_assets.streaming.sink import Sink
 from tests.promotion_drafts import a_draft
 from tests.reliability.crash_points import CrashPoint, When, watch_io
 
 TABLE = "facts/transactions"
+ORDERS = "raw.transactions"
 DAY = "2026-01-05"
 ROWS = 2_000
 
@@ -83,3 +91,59 @@ def promote_until(
             os.write(descriptor, b"lost\n")
         else:
             os.write(descriptor, f"won {record.sequence} {record.sha256}\n".encode())
+
+
+def land(
+    lake: tuple[str, str | None],
+    bootstrap: str,
+    group: str,
+    point: str | None,
+    target: int | None = None,
+) -> None:
+    """Land the log, dying at the crash point, or until `target` messages have landed."""
+    blobs = open_blobs(lake[0], endpoint_url=lake[1])
+    files = LogFiles(blobs)
+    with closing(
+        Sink(LogAddress(bootstrap), blobs, (ORDERS,), group=group, max_rows=40, max_seconds=0.05)
+    ) as sink:
+        if point is not None:
+            die_at(point)
+        while target is None or sum(files.ends(ORDERS).values()) < target:
+            with suppress(StoreUnavailableError):
+                sink.turn()
+
+
+def die_at(point: str) -> None:
+    """Make the next landing of this process end with SIGKILL at `point`."""
+    create, commit, write = LogFiles.create, KafkaConsumer.commit, os.write
+
+    def crash(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def crash_after(call: Any) -> Any:
+        return lambda *args, **options: (call(*args, **options), crash())
+
+    def half(descriptor: int, data: memoryview) -> Any:
+        write(descriptor, data[: len(data) // 2])
+        crash()
+
+    def crash_in(*patches: tuple[Any, str, Any]) -> Any:
+        def creating(*args: Any, **options: Any) -> Any:
+            for owner, name, call in patches:
+                setattr(owner, name, call)
+            return create(*args, **options)
+
+        return creating
+
+    stored = crash_after(S3Blobs.create)
+    creating: dict[str, Any] = {
+        "before": crash,
+        # A folder writes a temporary file and then links it; S3 has one request for both.
+        "in write": crash_in((os, "write", half), (S3Blobs, "create", crash)),
+        "after write": crash_in((os, "link", crash), (S3Blobs, "create", stored)),
+        "after create": crash_after(create),
+    }
+    if point == "after commit":
+        KafkaConsumer.commit = crash_after(commit)
+    else:
+        setattr(LogFiles, "create", creating[point])  # noqa: B010 - mypy forbids the plain way
