@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import date
 from typing import TYPE_CHECKING, Final
 
@@ -186,9 +187,13 @@ def _development_broker(config: Settings) -> Iterator[None]:
             "listens on this machine; start yours, or set IBOOK_KAFKA_BOOTSTRAP=127.0.0.1:9092"
         )
         raise ContractError(msg)
+    folder = config.home / "stream"
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = _after_what_is_landed(config)
+    (folder / "begin.json").write_text(json.dumps(begin))
     command = [sys.executable, "-m", "ibook_assets.streaming.broker", "--port", port]
-    log = config.home / "stream" / "broker.log"
-    with child("development broker", command, log=log) as process:
+    command += ["--begin", str(folder / "begin.json")]
+    with child("development broker", command, log=folder / "broker.log") as process:
         deadline = time.monotonic() + BROKER_SECONDS
         while True:
             process.check_alive()
@@ -201,6 +206,19 @@ def _development_broker(config: Settings) -> Iterator[None]:
             break
         console.print(f"development broker at {config.kafka_bootstrap}, in memory only")
         yield
+
+
+def _after_what_is_landed(config: Settings) -> dict[str, list[int]]:
+    """Where a broker that begins empty must begin, so that the lake and the live store go on."""
+    from ibook_assets.stores.log_files import LogFiles
+    from ibook_assets.stores.online.opening import open_live
+    from ibook_assets.streaming.beginning import beginnings, follow
+
+    begin = beginnings(LogFiles(lake_of(config).blobs), config.log_partitions)
+    # A store that was never filled has no position to move; its first worker fills it.
+    with suppress(NotFoundError):
+        follow(open_live(config.live_store), begin)
+    return begin
 
 
 def address_of(config: Settings) -> LogAddress:

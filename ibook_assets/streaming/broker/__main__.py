@@ -7,10 +7,18 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.streaming.broker.broker import Limits
 from ibook_assets.streaming.broker.server import DevBroker
+from ibook_assets.streaming.broker.topics import NOWHERE
+
+_Offset = Annotated[int, msgspec.Meta(ge=0)]
 
 _MEMORY_ONLY = "Keeps everything in memory: it is lost when the broker stops."
 
@@ -25,7 +33,8 @@ def main() -> int:
         default_partitions=options.partitions,
     )
     try:
-        asyncio.run(_serve(DevBroker(options.host, options.port, limits)))
+        begin = _beginnings(options.begin)
+        asyncio.run(_serve(DevBroker(options.host, options.port, limits, begin)))
     except (ContractError, OSError) as error:
         sys.stderr.write(f"ibook development broker: {error}\n")
         return 2
@@ -42,6 +51,17 @@ async def _serve(broker: DevBroker) -> None:
     sys.stdout.flush()
     await ended.wait()
     await broker.stop()
+
+
+def _beginnings(path: Path | None) -> Mapping[str, Sequence[int]]:
+    """Offsets by topic; ContractError when the file does not hold such."""
+    if path is None:
+        return NOWHERE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, list[_Offset]])
+    except msgspec.DecodeError as error:
+        msg = f'{path} is not like {{"raw.views": [120, 98]}}, offsets by topic: {error}'
+        raise ContractError(msg) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=limits.retention_bytes // 2**20,
         help="MiB each partition keeps; the oldest messages are dropped (%(default)s)",
+    )
+    parser.add_argument(
+        "--begin",
+        type=Path,
+        help="JSON file of offsets by topic, where earlier messages have been landed up to",
     )
     return parser
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ibook_assets.streaming.broker.groups import Group
-from ibook_assets.streaming.broker.topics import Topics
+from ibook_assets.streaming.broker.topics import NOWHERE, Topics
 
 NODE_ID: Final = 1
 CLUSTER_ID: Final = "ibook-development"
@@ -29,12 +30,20 @@ class Limits:
 class Broker:
     """Topics, consumer groups and producer ids of one process, at the address it advertises."""
 
-    def __init__(self, host: str, port: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        limits: Limits,
+        begin: Mapping[str, Sequence[int]] = NOWHERE,
+    ) -> None:
         self.host = host
         self.port = port
         self.limits = limits
         self.topics = Topics(
-            default_partitions=limits.default_partitions, retention_bytes=limits.retention_bytes
+            default_partitions=limits.default_partitions,
+            retention_bytes=limits.retention_bytes,
+            begin=begin,
         )
         self.groups: defaultdict[str, Group] = defaultdict(Group)
         # A producer outlives the broker's memory: its id must not be given to another one.

@@ -25,10 +25,10 @@ class _Stored:
 class PartitionLog:
     """Messages of one partition with contiguous offsets `start` to `end` (exclusive)."""
 
-    def __init__(self, name: str, retention_bytes: int) -> None:
+    def __init__(self, name: str, retention_bytes: int, begin: int = 0) -> None:
         self.name = name
-        self.start = 0
-        self.end = 0
+        self.start = begin
+        self.end = begin
         self._retention = retention_bytes
         self._bytes = 0
         self._batches: list[_Stored] = []

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import struct
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kafka.errors import KafkaError
@@ -15,6 +16,7 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.streaming.broker.apis import APIS, versions_answer
 from ibook_assets.streaming.broker.broker import Broker, Limits
 from ibook_assets.streaming.broker.codes import Code
+from ibook_assets.streaming.broker.topics import NOWHERE
 
 MAX_REQUEST_BYTES: Final = 100 * 2**20
 """Bytes of one request; a longer frame ends the connection. Apache Kafka's default."""
@@ -31,11 +33,18 @@ class DevBroker:
         host: a loopback address; ContractError for any other, because there is no log-in.
         port: 0 takes a free one.
         limits: sizes of messages and logs.
+        begin: by topic, the offset at which each partition begins: where the messages of an
+            earlier broker have been landed up to.
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 9092, limits: Limits | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int = 9092,
+        limits: Limits | None = None,
+        begin: Mapping[str, Sequence[int]] = NOWHERE,
     ) -> None:
+        self._begin = begin
         self._host = loopback(host)
         self._port = port
         self._limits = limits or Limits()
@@ -47,7 +56,7 @@ class DevBroker:
         """Listen; returns `host:port`."""
         self._server = await asyncio.start_server(self._connected, self._host, self._port)
         port: int = self._server.sockets[0].getsockname()[1]
-        self._broker = Broker(self._host, port, self._limits)
+        self._broker = Broker(self._host, port, self._limits, self._begin)
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
     async def stop(self) -> None:

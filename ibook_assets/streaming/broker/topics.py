@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from ibook_assets.streaming.broker.codes import Code, RefusedError
@@ -11,13 +13,23 @@ from ibook_assets.streaming.broker.partition_log import PartitionLog
 MAX_PARTITIONS: Final = 1_000
 """Partitions one topic may have."""
 
+NOWHERE: Final[Mapping[str, Sequence[int]]] = MappingProxyType({})
+"""Begin every topic at offset 0."""
+
 _NAME: Final = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}$")
 
 
 class Topics:
     """Every topic with the logs of its partitions."""
 
-    def __init__(self, *, default_partitions: int, retention_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        default_partitions: int,
+        retention_bytes: int,
+        begin: Mapping[str, Sequence[int]] = NOWHERE,
+    ) -> None:
+        self._begin = begin
         self._default = default_partitions
         self._retention = retention_bytes
         self._logs: dict[str, list[PartitionLog]] = {}
@@ -57,8 +69,10 @@ class Topics:
             msg = f"replication factor {replicas} was asked, this broker is alone: use 1"
             raise RefusedError(Code.INVALID_REPLICATION_FACTOR, msg)
         if not dry_run:
+            begin = [*self._begin.get(name, ()), *[0] * count]
             self._logs[name] = [
-                PartitionLog(f"{name}/{number}", self._retention) for number in range(count)
+                PartitionLog(f"{name}/{number}", self._retention, begin[number])
+                for number in range(count)
             ]
         return count
 
