@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
 from ibook_assets.core.arrow import Column, pc
 from ibook_assets.core.errors import IbookError, StoreUnavailableError
+from ibook_assets.core.features.kernel import Ints
 from ibook_assets.core.features.packing import in_known_order, pack_rows
 from ibook_assets.core.features.plan import Layout
 from ibook_assets.stores.online.format import (
@@ -32,7 +34,13 @@ from ibook_assets.streaming.recognising import Memory, facts_of
 ATTEMPTS: Final = 20
 """Commits that others may win before this one gives up for a while."""
 
-_ORDER_TABLES: Final = ("transactions", "refunds", "outcomes")
+_NAMED: Final = {
+    ORDER_PREFIX: (("transactions", "refunds", "outcomes"), "transaction_id"),
+    REFUND_PREFIX: (("refunds",), "refund_id"),
+    VIEW_PREFIX: (("views",), "view_id"),
+    EVENT_PREFIX: (("transactions",), "event_id"),
+}
+"""Tables and the column of theirs that names what the store may know, by its keys' prefix."""
 
 
 class OvertakenError(IbookError):
@@ -76,13 +84,18 @@ class Applier:
             OvertakenError: the store's progress is not `before`; nothing changed.
             StoreUnavailableError: the store does not answer, or others commit all the time.
         """
+        named = {prefix: _ids(raw, *where) for prefix, where in _NAMED.items()}
         for _ in range(ATTEMPTS):
             attempt = _Attempt(self._store, self._layouts)
-            progress = attempt.progress(before).including(everybody)
+            held = attempt.recall(named)
+            progress = _continued(held.progress, before).including(everybody)
             fresh = news.beyond(progress)
             writes = {key_of(EVENT_PREFIX, event): Write(a) for event, a in fresh.items()}
             if any(table.num_rows for table in raw.values()):
-                writes |= attempt.writes_of(raw, progress.watermark_us, fresh)
+                memory = held.memory()
+                facts = facts_of(raw, memory, events=held.catalogue(named[EVENT_PREFIX], fresh))
+                writes |= dict(_memory_writes(memory, raw))
+                writes |= dict(attempt.merged(facts, progress.watermark_us))
             until_us = max((position.applied_us for position in after.values()), default=0)
             moved = progress.advanced({**after, **news.advanced(progress, until_us)})
             writes[PROGRESS_KEY] = Write(moved.encoded())
@@ -92,8 +105,38 @@ class Applier:
         raise StoreUnavailableError(msg)
 
 
+class _Held(NamedTuple):
+    """What the store knows before a commit."""
+
+    progress: Progress
+    found: Mapping[bytes, Mapping[int, bytes]]
+    """Values by prefix of their keys and id."""
+
+    def memory(self) -> Memory:
+        """Of orders, refunds and views."""
+        return Memory(
+            {i: OrderRecord.unpack(value) for i, value in self.found[ORDER_PREFIX].items()},
+            {i: unpack_seen(value) for i, value in self.found[REFUND_PREFIX].items()},
+            {i: unpack_seen(value) for i, value in self.found[VIEW_PREFIX].items()},
+        )
+
+    def catalogue(self, events: Iterable[int], fresh: Mapping[int, bytes]) -> pa.Table:
+        """The `events`, `fresh` ones not as the store has them."""
+        newer = {event: fresh[event] for event in events if event in fresh}
+        return catalogue_of({**self.found[EVENT_PREFIX], **newer})
+
+
+class _Packed(NamedTuple):
+    """New rows of one layout."""
+
+    layout: Layout
+    keys: list[bytes]
+    rows: Ints
+    starts: Ints
+
+
 class _Attempt:
-    """Reads of one version of the store, and a commit that only succeeds on that version."""
+    """Two reads of one version of the store, and a commit that only succeeds on that version."""
 
     def __init__(self, store: LiveStore, layouts: Sequence[Layout]) -> None:
         self._store = store
@@ -101,35 +144,46 @@ class _Attempt:
         self._version: int | None = None
         self._moved = False
 
-    def progress(self, before: Mapping[str, Position]) -> Progress:
-        """The store's progress; OvertakenError when it is not `before` for these partitions."""
-        progress = progress_of(self._read([PROGRESS_KEY])[0])
-        begun = progress.including(before)
-        for name, ours in before.items():
-            theirs = begun.positions[name]
-            if theirs != ours:
-                msg = f"{name} is at {theirs} in the store, not at our {ours}"
-                raise OvertakenError(msg)
-        return progress
+    def recall(self, named: Mapping[bytes, Sequence[int]]) -> _Held:
+        """The store's progress, and what it has of the ids by their keys' prefix."""
+        keys = [key_of(prefix, i) for prefix, ids in named.items() for i in ids]
+        progress, *values = self._read([PROGRESS_KEY, *keys])
+        at = iter(values)
+        found = {
+            prefix: {
+                i: value
+                for i, value in zip(ids, islice(at, len(ids)), strict=True)
+                if value is not None
+            }
+            for prefix, ids in named.items()
+        }
+        return _Held(progress_of(progress), found)
 
-    def writes_of(
-        self, raw: Mapping[str, pa.Table], watermark_us: int, fresh: Mapping[int, bytes]
-    ) -> dict[bytes, Write]:
-        """What applying `raw` changes; `fresh` events are not in the store yet."""
-        memory, events = self._recall(raw, fresh)
-        facts = facts_of(raw, memory, events=events)
-        writes = dict(_memory_writes(memory, raw))
-        for number, layout in enumerate(self._layouts):
-            table = facts.get(layout.source)
-            if table is not None and table.num_rows:
-                writes |= dict(self._merged(number, layout, table, watermark_us))
-        return writes
+    def merged(
+        self, facts: Mapping[str, pa.Table], watermark_us: int
+    ) -> Iterator[tuple[bytes, Write]]:
+        """What new facts change in the records of their entities."""
+        packed = list(self._packed(facts))
+        values = iter(self._read([key for some in packed for key in some.keys]))
+        for layout, keys, rows, starts in packed:
+            records = list(islice(values, len(keys)))
+            merged = merge_all(records, rows, starts, layout, watermark_us)
+            for key, (offset, tail) in zip(keys, merged, strict=True):
+                yield key, Write(tail, offset, record_expires_us(layout, tail))
 
     def commit(self, writes: Mapping[bytes, Write]) -> bool:
         """Whether everything was written; False when somebody else committed meanwhile."""
         if self._moved or self._version is None:
             return False
         return self._store.commit(self._version, writes)
+
+    def _packed(self, facts: Mapping[str, pa.Table]) -> Iterator[_Packed]:
+        ordered = {name: in_known_order(t, name) for name, t in facts.items() if t.num_rows}
+        for number, layout in enumerate(self._layouts):
+            if layout.source in ordered:
+                ids, rows, starts = pack_rows(ordered[layout.source], layout)
+                keys = [key_of(bytes([number]), entity) for entity in ids.tolist()]
+                yield _Packed(layout, keys, rows, starts)
 
     def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         reading = self._store.read(keys)
@@ -138,35 +192,16 @@ class _Attempt:
         self._moved |= reading.version != self._version
         return reading.values
 
-    def _found(self, prefix: bytes, ids: Sequence[int]) -> dict[int, bytes]:
-        values = self._read([key_of(prefix, i) for i in ids])
-        return {i: value for i, value in zip(ids, values, strict=True) if value is not None}
 
-    def _recall(
-        self, raw: Mapping[str, pa.Table], fresh: Mapping[int, bytes]
-    ) -> tuple[Memory, pa.Table]:
-        """What the store knows of the ids in `raw`, and the catalogue of its events."""
-        orders = self._found(ORDER_PREFIX, _ids(raw, _ORDER_TABLES, "transaction_id"))
-        refunds = self._found(REFUND_PREFIX, _ids(raw, ("refunds",), "refund_id"))
-        views = self._found(VIEW_PREFIX, _ids(raw, ("views",), "view_id"))
-        named = _ids(raw, ("transactions",), "event_id")
-        events = self._found(EVENT_PREFIX, named)
-        newer = {event: fresh[event] for event in named if event in fresh}
-        memory = Memory(
-            {i: OrderRecord.unpack(value) for i, value in orders.items()},
-            {i: unpack_seen(value) for i, value in refunds.items()},
-            {i: unpack_seen(value) for i, value in views.items()},
-        )
-        return memory, catalogue_of({**events, **newer})
-
-    def _merged(
-        self, number: int, layout: Layout, table: pa.Table, watermark_us: int
-    ) -> Iterator[tuple[bytes, Write]]:
-        ids, rows, starts = pack_rows(in_known_order(table, layout.source), layout)
-        keys = [key_of(bytes([number]), entity) for entity in ids.tolist()]
-        merged = merge_all(self._read(keys), rows, starts, layout, watermark_us)
-        for key, (offset, tail) in zip(keys, merged, strict=True):
-            yield key, Write(tail, offset, record_expires_us(layout, tail))
+def _continued(progress: Progress, before: Mapping[str, Position]) -> Progress:
+    """`progress`, which must be `before` for these partitions; OvertakenError otherwise."""
+    begun = progress.including(before)
+    for name, ours in before.items():
+        theirs = begun.positions[name]
+        if theirs != ours:
+            msg = f"{name} is at {theirs} in the store, not at our {ours}"
+            raise OvertakenError(msg)
+    return progress
 
 
 def _ids(raw: Mapping[str, pa.Table], tables: Iterable[str], column: str) -> list[int]:
