@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,13 @@ from kafka.errors import (
     RecordListTooLargeError,
 )
 
-from ibook_assets.core.arrow import Positions, array
+from ibook_assets.core.arrow import Positions
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.ids import check_name
 from ibook_assets.core.messages import (
     DEAD_LETTERS,
-    FEATURES_LOG,
     HEARTBEATS,
+    PAYLOAD_HEAD_BYTES,
     DeadLetter,
     Heartbeat,
     dead_letter,
@@ -43,18 +43,19 @@ from ibook_assets.core.messages import (
     encode_dead_letter,
     encode_heartbeat,
     encode_rows,
-    spec_of,
     topic_of,
 )
-from ibook_assets.stores.intake import verdict
 from ibook_assets.stores.log import LogAddress, answering, close_producer, flush, open_producer
 from ibook_assets.streaming.joining import present_ends, promised_so_far
 from ibook_assets.streaming.promises import Epoch, Ledger
+from ibook_assets.streaming.stamping import refusal, stamped, stamped_rows
 from ibook_assets.streaming.topics import create_log
 
 HEARTBEAT_SECONDS: Final = 0.1
 MAX_WAITING_EVENTS: Final = 100_000
 """Events that may wait for their acknowledgement; the next sender waits, then is refused."""
+MAX_WAITING_BYTES: Final = 128 * 2**20
+"""Bytes of messages that may, likewise."""
 ROWS_AT_ONCE: Final = 1_000
 """Rows of a batch that become known together; a promise waits for all of them."""
 PATIENCE_SECONDS: Final = 10.0
@@ -84,6 +85,16 @@ class Sent:
     """When each row became known (microseconds), refused ones included."""
     refused: tuple[int, ...]
     """Positions of rows that were refused; they are in the dead letters."""
+
+
+class _Event(NamedTuple):
+    """An event on its way into the log, or into the dead letters."""
+
+    topic: str
+    value: bytes
+    known_us: int
+    epoch: Epoch
+    held: int
 
 
 class Gateway:
@@ -120,7 +131,7 @@ class Gateway:
         self._patience_seconds = patience_seconds
         create_log(address, partitions)
         self._producer: KafkaProducer = open_producer(address)
-        self._letters: deque[tuple[DeadLetter, Epoch]] = deque()
+        self._letters: deque[tuple[DeadLetter, Epoch, int]] = deque()
         self._failure: KafkaError | None = None
         self._closing = threading.Event()
         try:
@@ -128,6 +139,7 @@ class Gateway:
                 clock,
                 present_ends(address),
                 max_waiting=max_waiting,
+                max_bytes=MAX_WAITING_BYTES,
                 patience_seconds=patience_seconds,
             )
             self._greet()
@@ -164,8 +176,8 @@ class Gateway:
         self._require_sound()
         known_us, epoch = self._ledger.reserve()
         try:
-            value = encode(topic, _stamped(row, topic, known_us))
-            reason = _refusal(topic, value, known_us)
+            value = encode(topic, stamped(row, topic, known_us))
+            reason = refusal(topic, value, known_us)
         except ContractError as error:
             value, reason = f"{error}: {row!r}".encode(), "message:unreadable_message"
         if reason is None:
@@ -255,11 +267,11 @@ class Gateway:
         left = rows.num_rows
         refused = []
         try:
-            values = encode_rows(topic, _stamped_rows(rows, topic, known_us))
+            values = encode_rows(topic, stamped_rows(rows, topic, known_us))
             for position, (value, key, at_us) in enumerate(
                 zip(values, keys, known_us.tolist(), strict=True)
             ):
-                reason = _refusal(topic, value, at_us)
+                reason = refusal(topic, value, at_us)
                 left -= 1
                 if reason is None:
                     self._produce(topic, value, key, at_us, epoch)
@@ -282,51 +294,64 @@ class Gateway:
 
     def _produce(self, topic: str, value: bytes, user_id: int, known_us: int, epoch: Epoch) -> None:
         key = str(user_id).encode()
+        held = self._hold(epoch, len(value))
         try:
             with answering(self._address):
                 future = self._producer.send(
                     topic, value=value, key=key, timestamp_ms=known_us // 1_000
                 )
         except (ContractError, StoreUnavailableError):
+            self._ledger.withdraw(epoch, held=held)
+            raise
+        future.add_callback(partial(self._stored, epoch, held))
+        future.add_errback(partial(self._failed, _Event(topic, value, known_us, epoch, held)))
+
+    def _hold(self, epoch: Epoch, size: int) -> int:
+        try:
+            self._ledger.hold(size)
+        except StoreUnavailableError:
             self._ledger.withdraw(epoch)
             raise
-        future.add_callback(partial(self._stored, epoch))
-        future.add_errback(partial(self._failed, epoch, topic, value, known_us))
+        return size
 
-    def _stored(self, epoch: Epoch, metadata: Any) -> None:  # noqa: ANN401 - kafka has no types
+    def _stored(self, epoch: Epoch, held: int, metadata: Any) -> None:  # noqa: ANN401 - kafka has no types
         if metadata.offset < 0:
             self._failure = KafkaError("acknowledged without an offset")
             return
-        self._ledger.settle(epoch, metadata.topic, metadata.partition, metadata.offset)
+        place = metadata.topic, metadata.partition, metadata.offset
+        self._ledger.settle(epoch, *place, held=held)
 
-    def _failed(
-        self, epoch: Epoch, topic: str, value: bytes, known_us: int, error: KafkaError
-    ) -> None:
+    def _failed(self, event: _Event, error: KafkaError) -> None:
         if not isinstance(error, _CERTAINLY_NOT_STORED):
             self._failure = error
             _log.error(
                 "an event's fate is unknown, promises are held back",
                 extra={
                     "gateway": self._id,
-                    "topic": topic,
-                    "known_ts": known_us,
+                    "topic": event.topic,
+                    "known_ts": event.known_us,
                     "why": str(error),
                 },
             )
             return
-        self._refuse(topic, value, "message:oversized", known_us, epoch)
+        self._tell(event, "message:oversized")
 
     def _refuse(self, topic: str, value: bytes, reason: str, known_us: int, epoch: Epoch) -> None:
+        held = self._hold(epoch, min(len(value), PAYLOAD_HEAD_BYTES))
+        self._tell(_Event(topic, value, known_us, epoch, held), reason)
+
+    def _tell(self, event: _Event, reason: str) -> None:
         # Posted with the next heartbeat, for this may run in the producer's own thread. Until then
         # the event counts as waiting: so letters are bounded like events.
-        source = f"{topic}/{self._id}/{known_us}"
-        letter = dead_letter(source, topic, reason, value, timestamp_ms=known_us // 1_000)
-        self._letters.append((letter, epoch))
+        source = f"{event.topic}/{self._id}/{event.known_us}"
+        timestamp_ms = event.known_us // 1_000
+        letter = dead_letter(source, event.topic, reason, event.value, timestamp_ms=timestamp_ms)
+        self._letters.append((letter, event.epoch, event.held))
         _log.warning("event refused", extra={"source": source, "reason": reason})
 
     def _post_letters(self) -> None:
         while self._letters:
-            letter, epoch = self._letters[0]
+            letter, epoch, held = self._letters[0]
             with answering(self._address):
                 future = self._producer.send(
                     DEAD_LETTERS,
@@ -334,12 +359,12 @@ class Gateway:
                     key=letter.source.encode(),
                     timestamp_ms=letter.timestamp_ms,
                 )
-            future.add_callback(partial(self._letter_stored, epoch))
+            future.add_callback(partial(self._letter_stored, epoch, held))
             future.add_errback(self._letter_failed)
             self._letters.popleft()
 
-    def _letter_stored(self, epoch: Epoch, _: object) -> None:
-        self._ledger.withdraw(epoch)
+    def _letter_stored(self, epoch: Epoch, held: int, _: object) -> None:
+        self._ledger.withdraw(epoch, held=held)
 
     def _letter_failed(self, error: KafkaError) -> None:
         self._failure = error
@@ -369,24 +394,3 @@ class Gateway:
             partition=0,
             timestamp_ms=beat.known_ts // 1_000,
         )
-
-
-def _refusal(topic: str, value: bytes, known_us: int) -> str | None:
-    found = verdict(topic, value, timestamp_ms=known_us // 1_000)
-    return found if isinstance(found, str) else None
-
-
-def _is_assigned(topic: str) -> bool:
-    return "known_ts" in spec_of(topic).column_names and topic != FEATURES_LOG
-
-
-def _stamped(row: Mapping[str, Any], topic: str, known_us: int) -> Mapping[str, Any]:
-    return {**row, "known_ts": known_us} if _is_assigned(topic) else row
-
-
-def _stamped_rows(table: pa.Table, topic: str, known_us: npt.NDArray[np.int64]) -> pa.Table:
-    if not _is_assigned(topic):
-        return table
-    if "known_ts" in table.column_names:
-        table = table.drop_columns(["known_ts"])
-    return table.append_column("known_ts", array(known_us))

@@ -30,6 +30,7 @@ class Ledger:
         ends: Mapping[str, list[int]],
         *,
         max_waiting: int,
+        max_bytes: int,
         patience_seconds: float,
     ) -> None:
         """Start with nothing sent.
@@ -38,15 +39,18 @@ class Ledger:
             clock: microseconds; it may stand still or go back.
             ends: next offset of each partition by topic, at least those of earlier events.
             max_waiting: events that may wait for their acknowledgement.
-            patience_seconds: how long `reserve` waits for room.
+            max_bytes: bytes of messages that may.
+            patience_seconds: how long `reserve` and `hold` wait for room.
         """
         self._clock = clock
         self._ends = {topic: list(offsets) for topic, offsets in ends.items()}
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
         self._patience_seconds = patience_seconds
         self._room = threading.Condition()
         self._last_us = -1
         self._waiting = 0
+        self._held = 0
         self._current = Epoch()
         self._earlier: deque[tuple[int, Epoch]] = deque()
 
@@ -67,31 +71,38 @@ class Ledger:
             StoreUnavailableError: too many events wait, and none was acknowledged in time.
         """
         with self._room:
-            if not self._room.wait_for(self._has_room, self._patience_seconds):
-                msg = (
-                    f"{self._waiting:,} events wait for the log's acknowledgement, at most "
-                    f"{self._max_waiting:,} may; nothing was sent. Check the brokers, then send "
-                    "again"
-                )
-                raise StoreUnavailableError(msg)
+            # A batch above the limit may pass alone: else it never could.
+            self._wait_for(lambda: self._waiting < self._max_waiting)
             first_us = self._next_us()
             self._last_us = first_us + rows - 1
             self._waiting += rows
             self._current.waiting += rows
             return first_us, self._current
 
-    def withdraw(self, epoch: Epoch, rows: int = 1) -> None:
-        """These reserved events are certainly not in the log."""
-        with self._room:
-            self._end(epoch, rows)
+    def hold(self, size: int) -> None:
+        """Count `size` bytes as waiting, until the event they belong to is settled or withdrawn.
 
-    def settle(self, epoch: Epoch, topic: str, partition: int, offset: int) -> None:
-        """A reserved event is in the log at `offset`."""
+        Raises:
+            StoreUnavailableError: too many wait, and none went in time; these are not counted.
+        """
+        with self._room:
+            self._wait_for(lambda: self._held < self._max_bytes)
+            self._held += size
+
+    def withdraw(self, epoch: Epoch, rows: int = 1, *, held: int = 0) -> None:
+        """These reserved events, with so many held bytes, are certainly not in the log."""
+        with self._room:
+            self._end(epoch, rows, held)
+
+    def settle(
+        self, epoch: Epoch, topic: str, partition: int, offset: int, *, held: int = 0
+    ) -> None:
+        """A reserved event, with so many held bytes, is in the log at `offset`."""
         with self._room:
             if topic in self._ends:
                 ends = self._ends[topic]
                 ends[partition] = max(ends[partition], offset + 1)
-            self._end(epoch, 1)
+            self._end(epoch, 1, held)
 
     def promise(self) -> tuple[int, dict[str, list[int]]] | None:
         """The newest T and ends to promise, None when nothing new can be.
@@ -118,11 +129,18 @@ class Ledger:
     def _next_us(self) -> int:
         return max(self._clock(), self._last_us + 1)
 
-    def _has_room(self) -> bool:
-        # Alone, a batch above the limit may pass: else it never could.
-        return self._waiting < self._max_waiting
+    def _wait_for(self, room: Callable[[], bool]) -> None:
+        if self._room.wait_for(room, self._patience_seconds):
+            return
+        msg = (
+            f"{self._waiting:,} events ({self._held:,} bytes) wait for the log's acknowledgement, "
+            f"at most {self._max_waiting:,} ({self._max_bytes:,} bytes) may; nothing more was "
+            "sent. Check the brokers, then send again"
+        )
+        raise StoreUnavailableError(msg)
 
-    def _end(self, epoch: Epoch, rows: int) -> None:
+    def _end(self, epoch: Epoch, rows: int, held: int) -> None:
         epoch.waiting -= rows
         self._waiting -= rows
+        self._held -= held
         self._room.notify_all()

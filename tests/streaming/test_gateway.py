@@ -57,7 +57,9 @@ def _orders(rows: int, **changed: Any) -> pa.Table:
 
 
 def _ledger(clock: Callable[[], int], partitions: int = 2) -> Ledger:
-    return Ledger(clock, {"t": [0] * partitions}, max_waiting=10_000, patience_seconds=5)
+    return Ledger(
+        clock, {"t": [0] * partitions}, max_waiting=10_000, max_bytes=10_000, patience_seconds=5
+    )
 
 
 @given(st.lists(st.integers(0, 50) | st.just(7), min_size=1), st.integers(1, 3))
@@ -134,11 +136,16 @@ def test_no_promise_is_ever_broken(steps: list[tuple[str, int]], times: list[int
 
 
 def test_senders_wait_for_room_and_then_are_refused() -> None:
-    ledger = Ledger(itertools.count(0).__next__, {}, max_waiting=1, patience_seconds=0)
+    clock = itertools.count(0).__next__
+    ledger = Ledger(clock, {}, max_waiting=1, max_bytes=5, patience_seconds=0)
     _, epoch = ledger.reserve()
-    with pytest.raises(StoreUnavailableError, match="1 events wait"):
+    ledger.hold(9)
+    with pytest.raises(StoreUnavailableError, match=r"1 events \(9 bytes\) wait"):
         ledger.reserve()
-    ledger.withdraw(epoch)
+    with pytest.raises(StoreUnavailableError, match=r"1 events \(9 bytes\) wait"):
+        ledger.hold(1)
+    ledger.withdraw(epoch, held=9)
+    ledger.hold(1)
     ledger.reserve()
 
 
@@ -304,7 +311,7 @@ def test_while_the_log_is_away_nothing_is_promised_and_then_nothing_is_lost(
         with pytest.raises(StoreUnavailableError, match="did not answer"):
             opened.flush()
         sent += [opened.send("transactions", ORDER, user_id=user) for user in range(50)]
-        with pytest.raises(StoreUnavailableError, match="150 events wait"):
+        with pytest.raises(StoreUnavailableError, match="150 events"):
             opened.send("transactions", ORDER, user_id=1)
         broker.resume()
         for _ in range(100):
