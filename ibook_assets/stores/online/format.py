@@ -37,7 +37,7 @@ import msgspec
 from ibook_assets.core.errors import ContractError, IntegrityError
 from ibook_assets.core.fact_rules import ID_LOOKBACK_DAYS, ORDER_LOOKBACK_DAYS
 from ibook_assets.core.features.plan import Layout, RecordColumn
-from ibook_assets.core.times import DAY_US, HOUR_US
+from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US
 
 POINTER: Final = "current"
 DATA: Final = "data.mdb"
@@ -56,6 +56,9 @@ PROGRESS_KEY: Final = b"\xf0progress"
 
 LATENESS_US: Final = HOUR_US
 """How long before the watermark windows may end that a record still answers."""
+
+CAP_LATENESS_US: Final = 2 * MINUTE_US
+"""The same for records that hold more rows than their cap: they grow with it."""
 
 EVENT_ATTRIBUTES: Final = (
     "promoter_id",

@@ -18,7 +18,7 @@ import numpy as np
 from ibook_assets.core.arrow import Mask
 from ibook_assets.core.features.kernel import Ints, compiled, inner
 from ibook_assets.core.features.plan import Layout
-from ibook_assets.stores.online.format import LATENESS_US
+from ibook_assets.stores.online.format import CAP_LATENESS_US, LATENESS_US
 
 
 class Merged(NamedTuple):
@@ -121,7 +121,8 @@ def _droppable(old: Ints, kept: int, tail: Ints, as_of: int, bounds: tuple[int, 
     worth = 4 * dead >= rows
     if cap > 0 and rows > 2 * cap + cap // 4:
         # Later rows than the as-of time may surround a query's end, so the cap counts before it.
-        over = min(_before(old, kept, tail, as_of) - cap, rows - 2 * cap)
+        needed = _before(old, kept, tail, as_of - CAP_LATENESS_US) - cap
+        over = min(needed, rows - 2 * cap)
         worth |= 4 * over >= cap
         dead = max(dead, over)
     return dead if worth else 0
@@ -190,9 +191,9 @@ def merge_all(
         rows: new rows of all of them, as `packing.pack_rows` gives them.
         starts: where each entity's rows start, and the end.
         layout: what a record holds.
-        as_of_us: no query's window ends earlier (less LATENESS_US), and no row that comes later is
-            older: the committed watermark. Rows that cannot count any more are dropped, in one go
-            when they are many.
+        as_of_us: no query's window ends earlier (less LATENESS_US, or CAP_LATENESS_US where a cap
+            cuts), and no row that comes later is older: the committed watermark. Rows that cannot
+            count any more are dropped, in one go when they are many.
     """
     width = layout.width
     lengths = np.array([len(r) // (8 * width) if r else 0 for r in records], np.int64)

@@ -21,8 +21,8 @@ from ibook_assets.core.features.spec import (
     FeatureView,
     Function,
 )
-from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US
-from ibook_assets.stores.online.format import LATENESS_US
+from ibook_assets.core.times import DAY_US, HOUR_US, MINUTE_US, SECOND_US
+from ibook_assets.stores.online.format import CAP_LATENESS_US, LATENESS_US
 from ibook_assets.stores.online.merging import merge, merge_all
 from tests.core.features.worlds import BASE_US, EVERYTHING, bits, tables
 
@@ -163,6 +163,10 @@ def rows_at(times: range) -> Ints:
     return np.array([[t, 1] for t in times], np.int64)
 
 
+def seconds_at(times: range) -> Ints:
+    return np.array([[t * SECOND_US, 1] for t in times], np.int64)
+
+
 def test_appending_writes_the_new_rows_only() -> None:
     record = append(None, rows_at(range(10, 20)), TOTAL, 0)
     offset, tail = merge(record, rows_at(range(20, 22)), TOTAL, 0)
@@ -186,16 +190,33 @@ def test_rows_of_one_bucket_are_one_row() -> None:
 
 
 def test_the_cap_bounds_a_bot_and_counts_before_the_watermark() -> None:
+    late = CAP_LATENESS_US // SECOND_US
     record: bytes | None = None
     for first in range(1_000, 5_000, 10):
-        record = append(record, rows_at(range(first, first + 10)), TOTAL, first)
-        assert len(record) <= (2 * 100 + 25 + 10 + 1) * 16
+        record = append(record, seconds_at(range(first, first + 10)), TOTAL, first * SECOND_US)
+        assert len(record) <= (max(2 * 100 + 25, 100 + late + 25) + 10 + 10 + 1) * 16
     assert record is not None
     kept = np.frombuffer(record, np.int64).reshape(-1, 2)
-    assert len(kept) > 200
-    assert np.count_nonzero(kept[1:, 0] < 4_990) >= 100
+    assert np.count_nonzero(kept[1:, 0] < 4_990 * SECOND_US - CAP_LATENESS_US) >= 100
     # Totals go on from the anchor: rows 1_000 … 4_999 are 4,000.
-    assert kept[-1].tolist() == [4_999, 4_000]
+    assert kept[-1].tolist() == [4_999 * SECOND_US, 4_000]
+
+
+def test_a_reader_that_is_behind_gets_the_same_from_a_record_beyond_its_cap() -> None:
+    layout = next(key for key in VIEWS if VIEWS[key] == (CAPPED,))
+    own = np.zeros((2_000, layout.width), np.int64)
+    own[:, 0] = BASE_US + np.arange(2_000) * (CAP_LATENESS_US // 500)
+    own[:, 1:] = 1
+    whole = append(None, own, layout, 0)
+    record: bytes | None = None
+    for first in range(0, 2_000, 50):
+        record = append(record, own[first : first + 50], layout, int(own[first, 0]))
+    assert record is not None
+    assert len(record) < len(whole) // 2
+    watermark_us = int(own[1_950, 0])
+    for late_us in (0, CAP_LATENESS_US // 2, CAP_LATENESS_US):
+        time = watermark_us - late_us
+        assert answers(record, layout, (CAPPED,), time) == answers(whole, layout, (CAPPED,), time)
 
 
 def test_a_watermark_that_stands_still_drops_nothing_that_counts() -> None:
