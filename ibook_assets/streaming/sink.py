@@ -50,7 +50,7 @@ POLL_MS: Final = 200
 FIRST_RETRY_SECONDS: Final = 0.2
 LAST_RETRY_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 5.0
-"""Silence after which the log is asked whether it is there: an outage looks like silence."""
+"""An outage looks like silence, so after so much of it the log is asked."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class Sink:
         group: str = GROUP,
         max_rows: int = MAX_ROWS,
         max_seconds: float = MAX_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """Connect.
 
@@ -108,6 +109,7 @@ class Sink:
             group: members share the partitions.
             max_rows: messages in one file.
             max_seconds: longest time that a message waits for its file.
+            idle_seconds: silence after which the log is asked whether it is there.
 
         Raises:
             StoreUnavailableError: no broker answers.
@@ -116,6 +118,7 @@ class Sink:
         self._files = LogFiles(blobs)
         self._max_rows = max_rows
         self._max_seconds = max_seconds
+        self._idle_seconds = idle_seconds
         self._waiting: dict[TopicPartition, _Waiting] = {}
         self._missed: dict[TopicPartition, int] = {}
         self._status = SinkStatus()
@@ -341,7 +344,7 @@ class Sink:
         now = time.monotonic()
         if heard:
             self._heard = now
-        elif now - self._heard > IDLE_SECONDS:
+        elif now - self._heard > self._idle_seconds:
             self._heard = now
             end_offsets(self._address, self._consumer, list(self._waiting))
         self._status = replace(self._status, lag=self._lag())
