@@ -9,6 +9,8 @@ UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 STATE := .ibook
+STREAM_LOG := $(STATE)/stream/stream.log
+STREAM_PID := $(STATE)/stream/pid
 export DAGSTER_HOME := $(CURDIR)
 export DO_NOT_TRACK := 1
 
@@ -34,6 +36,23 @@ serve: $(STAMP) ## Scoring server on http://127.0.0.1:8000 (docs at /docs)
 .PHONY: mlflow
 mlflow: $(STAMP) ## MLflow UI on http://127.0.0.1:5000
 	@$(BIN)/ibook mlflow
+
+.PHONY: stream-start
+stream-start: $(STAMP) ## Broker (if none listens), sink, worker and probe, in the background
+	@mkdir -p $(STATE)/stream
+	@if [ -f $(STREAM_PID) ] && kill -0 "$$(cat $(STREAM_PID))" 2>/dev/null; then \
+	echo "the stream runs already (process $$(cat $(STREAM_PID)))"; else \
+	nohup $(BIN)/ibook stream up >> $(STREAM_LOG) 2>&1 & echo $$! > $(STREAM_PID); \
+	echo "the stream starts (process $$(cat $(STREAM_PID))): make stream-logs, make stream-stop"; fi
+
+.PHONY: stream-logs
+stream-logs: ## Follow what the stream says (Ctrl-C ends the reading only)
+	@tail -n 40 -F $(STREAM_LOG)
+
+.PHONY: stream-stop
+stream-stop: ## End what stream-start started
+	@[ -f $(STREAM_PID) ] || { echo "nothing to stop: make stream-start did not run here"; exit 0; }; \
+	kill "$$(cat $(STREAM_PID))" 2>/dev/null; rm -f $(STREAM_PID)
 
 .PHONY: seed-data
 seed-data: $(STAMP) ## Write the reference data set (10,000 transactions) to data/

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from ibook_assets.cli.console import console
+from ibook_assets.cli.demo_stream import land, show, streaming
 from ibook_assets.cli.materialise import materialise
 from ibook_assets.cli.processes import Child, child, free_port, wait_for
 from ibook_assets.core.errors import ContractError
@@ -26,13 +27,23 @@ from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRANSACTIONS
 from ibook_assets.core.times import from_us
+from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import defs
-from ibook_assets.defs.partitions import days_between
+from ibook_assets.defs.partitions import (
+    FACTS,
+    FEATURES,
+    MONITORING,
+    RAW,
+    SERVING,
+    TRUTH,
+    days_between,
+)
 from ibook_assets.defs.sources import source_of
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
+from ibook_assets.stores.skew_days import FEATURE_LOG_TABLE, SKEW_TABLE
 
 START_SECONDS: Final = 120.0
 """How long a server may take until it answers."""
@@ -70,10 +81,23 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
     lake = Lake(open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url))
     _prepare_history()
     # Servers come up beside the materialisation; the scoring server answers 503 until it ends.
-    with _dagster(settings) as dagster, _servers(settings) as (api, mlflow):
+    with ExitStack() as running:
+        dagster = running.enter_context(_dagster(settings))
+        api, mlflow = running.enter_context(_servers(settings))
         console.print(f"watch the graph at {dagster} (it takes some seconds to come up)")
-        _materialise(settings, lake, days)
-        console.print("[bold]3[/]  score an order")
+        is_new = _compute_history(settings, lake, days)
+        streamed_day = settings.start_date + timedelta(days=days)
+        stream = None
+        if streamed_day.isoformat() not in lake.partitions(SKEW_TABLE):
+            stream = running.enter_context(streaming(settings, streamed_day))
+        _train(settings, lake, is_new=is_new)
+        if stream is None:
+            console.print(f"[bold]3[/]  the events of {streamed_day} were streamed and landed")
+        else:
+            console.print(f"[bold]3[/]  land what was streamed meanwhile, {streamed_day}")
+            show(stream.finish())
+            land(settings, lake, streamed_day, _LANDED)
+        console.print("[bold]4[/]  score an order")
         wait_for(f"{api.url}/readyz", api.process, seconds=START_SECONDS)
         wait_for(f"{mlflow.url}/health", mlflow.process, seconds=START_SECONDS)
         request = _request_of_next_order(settings, lake)
@@ -93,22 +117,39 @@ def _prepare_history() -> None:
         instance.all_instigator_state()
 
 
-def _materialise(settings: Settings, lake: Lake, days: int) -> None:
-    logs = settings.home / "demo"
+def _keys(*groups: str) -> list[dg.AssetKey]:
     graph = defs.resolve_asset_graph()
-    daily = sorted(key for key in graph.materializable_asset_keys if graph.get(key).is_partitioned)
-    once = sorted(graph.materializable_asset_keys - set(daily))
-    catalogue = dg.AssetKey(["raw", "events"])
+    found = dg.AssetSelection.groups(*groups).resolve(graph)
+    return sorted(found & graph.materializable_asset_keys)
+
+
+_CATALOGUE: Final = dg.AssetKey([RAW, "events"])
+_VECTORS: Final = dg.AssetKey(FEATURE_LOG_TABLE.split("/"))
+_HISTORY: Final = [key for key in _keys(RAW, TRUTH, FACTS, FEATURES) if key != _VECTORS]
+"""What the days before the stream have."""
+_LANDED: Final = [key for key in _keys(RAW, FACTS, FEATURES, MONITORING) if key != _CATALOGUE]
+"""What the streamed day has."""
+
+
+def _compute_history(settings: Settings, lake: Lake, days: int) -> bool:
+    """Materialise the days that are missing; whether there were any."""
     keys = days_between(settings.start_date, settings.start_date + timedelta(days=days - 1))
     missing = sorted(set(keys) - _complete_days(lake))
     if missing:
         console.print(f"[bold]1[/]  simulate {len(missing)} days and compute their features")
-        materialise([catalogue, *daily], log=logs / "days.log", days=(missing[0], missing[-1]))
+        log = settings.home / "demo" / "days.log"
+        materialise(_HISTORY, log=log, days=(missing[0], missing[-1]))
     else:
         console.print(f"[bold]1[/]  all {days} days are there, nothing to recompute")
-    if missing or PromotionLog(lake.blobs).current("fraud") is None:
-        console.print("[bold]2[/]  train, evaluate, gate, promote, publish features")
-        materialise([key for key in once if key != catalogue], log=logs / "model.log")
+    return bool(missing)
+
+
+def _train(settings: Settings, lake: Lake, *, is_new: bool) -> None:
+    """Train on new history and promote; nothing where a promoted model has seen it."""
+    if is_new or PromotionLog(lake.blobs).current(FRAUD.name) is None:
+        console.print("[bold]2[/]  train, evaluate, gate, promote, publish; stream the next day")
+        log = settings.home / "demo" / "model.log"
+        materialise(_keys(FRAUD.name, SERVING), log=log)
     else:
         console.print("[bold]2[/]  the promoted model has seen these days, nothing to train")
 

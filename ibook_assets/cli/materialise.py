@@ -33,9 +33,19 @@ class MaterialisationFailedError(IbookError):
 
 
 def materialise(
-    keys: Sequence[dg.AssetKey], *, log: Path, days: tuple[str, str] | None = None
+    keys: Sequence[dg.AssetKey],
+    *,
+    log: Path,
+    days: tuple[str, str] | None = None,
+    env: dict[str, str] | None = None,
 ) -> None:
     """Materialise `keys`, for the partitions of the first to the last of `days` where given.
+
+    Args:
+        keys: what to materialise, in one run.
+        log: file for what the command prints.
+        days: first and last partition.
+        env: variables that differ from this process's.
 
     Raises:
         MaterialisationFailedError: the run failed; the message ends with its last errors.
@@ -46,7 +56,7 @@ def materialise(
     if days:
         command += ["--partition-range", "...".join(days)]
     started = time.time()
-    with dg.DagsterInstance.get() as instance, child("dagster", command, log=log) as run:
+    with dg.DagsterInstance.get() as instance, child("dagster", command, log=log, env=env) as run:
         with _progress() as progress:
             task = progress.add_task("starting Dagster", total=None)
             while run.process.poll() is None:

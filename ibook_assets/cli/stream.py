@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ibook_assets.cli import stream_parts as parts
 from ibook_assets.cli.console import console, explains_errors, print_json, settings
-from ibook_assets.core.times import from_us
+from ibook_assets.core.times import day_start_us, from_us
 
 stream = typer.Typer(no_args_is_help=True, help="The event log: sink, worker, probe, replay.")
 
@@ -73,8 +73,9 @@ def replay(
     """Send a day of the source through a gateway, as if it happened from that midnight on, now."""
     from ibook_assets.streaming.running import stopped_by_signals
 
+    clock = parts.clock_from(day_start_us(day.date()))
     with stopped_by_signals() as stop:
-        sent = parts.replay_day(settings(), day.date(), seconds=seconds, stop=stop)
+        sent = parts.replay_day(settings(), day.date(), clock=clock, seconds=seconds, stop=stop)
     console.print(f"{sent:,} events sent")
 
 

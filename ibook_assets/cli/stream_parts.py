@@ -106,38 +106,54 @@ _FILLING: Final = threading.Lock()
 
 def _filled_store(config: Settings) -> LiveStore:
     """The live store, filled from the lake when it has never been."""
-    from ibook_assets.stores.online.backfill import backfill
-    from ibook_assets.stores.online.opening import open_live
+    from ibook_assets.stores.online.backfill import backfill, begin_empty
 
-    store = open_live(config.live_store)
+    store = live_store_of(config)
+    lake = lake_of(config)
     with _FILLING:
         try:
             store.meta()
         except NotFoundError:
-            backfill(lake_of(config), store)
+            if lake.partitions("facts/transactions"):
+                backfill(lake, store)
+            else:
+                # A platform that begins with the log has no history to be filled from.
+                begin_empty(store, day_start_us(config.start_date))
     return store
 
 
 def backfill_store(config: Settings) -> int:
     """Fill the live store anew; everything known before the answer (microseconds) is in it."""
     from ibook_assets.stores.online.backfill import backfill
+
+    return backfill(lake_of(config), live_store_of(config))
+
+
+def live_store_of(config: Settings) -> LiveStore:
+    """The live store."""
     from ibook_assets.stores.online.opening import open_live
 
-    return backfill(lake_of(config), open_live(config.live_store))
+    return open_live(config.live_store)
 
 
 def standing_of(config: Settings) -> Standing:
     """Where the log, the lake and the live store are."""
     from ibook_assets.stores.log_files import LogFiles
-    from ibook_assets.stores.online.opening import open_live
     from ibook_assets.streaming.standing import standing
 
     files = LogFiles(lake_of(config).blobs)
-    return standing(address_of(config), files, open_live(config.live_store))
+    return standing(address_of(config), files, live_store_of(config))
 
 
-def replay_day(config: Settings, day: date, *, seconds: float, stop: threading.Event) -> int:
-    """Replay `day` of the source from its midnight on; the events that were sent."""
+def replay_day(
+    config: Settings,
+    day: date,
+    *,
+    clock: Callable[[], int],
+    seconds: float,
+    stop: threading.Event,
+) -> int:
+    """Replay `day` of the source, known by `clock` (microseconds); the events that were sent."""
     from ibook_assets.defs.sources import source_of
     from ibook_assets.stores.order_users import users_of_orders
     from ibook_assets.streaming.gateway import Gateway
@@ -146,7 +162,6 @@ def replay_day(config: Settings, day: date, *, seconds: float, stop: threading.E
     source = source_of(config.model_copy(update={"log_from": None}))
     tables = {spec.name: source.delivery(spec, day).rows for spec in RAW_TABLES}
     recordings = recorded(tables, users_of_orders(lake_of(config), tables))
-    clock = clock_from(day_start_us(day))
     with Gateway(
         address_of(config), gateway_id="replay", partitions=config.log_partitions, clock=clock
     ) as gateway:
@@ -211,13 +226,12 @@ def _development_broker(config: Settings) -> Iterator[None]:
 def _after_what_is_landed(config: Settings) -> dict[str, list[int]]:
     """Where a broker that begins empty must begin, so that the lake and the live store go on."""
     from ibook_assets.stores.log_files import LogFiles
-    from ibook_assets.stores.online.opening import open_live
     from ibook_assets.streaming.beginning import beginnings, follow
 
     begin = beginnings(LogFiles(lake_of(config).blobs), config.log_partitions)
     # A store that was never filled has no position to move; its first worker fills it.
     with suppress(NotFoundError):
-        follow(open_live(config.live_store), begin)
+        follow(live_store_of(config), begin)
     return begin
 
 

@@ -21,6 +21,7 @@ from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.fact_days import FACT_DAYS
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
+from ibook_assets.stores.online.backfill import begin_empty
 from ibook_assets.stores.online.live import LiveStore, Position
 from ibook_assets.stores.online.lmdb_live import LmdbLiveStore
 from ibook_assets.streaming.applying import Applier, OvertakenError
@@ -55,9 +56,7 @@ def rows_of(lake: Lake) -> dict[str, pa.Table]:
 
 def empty_store(folder: Path) -> LiveStore:
     store = LmdbLiveStore(folder)
-    hashes = {view.name: view.spec_hash for view in FEATURE_VIEWS}
-    generation = store.begin_generation(layouts_of(FEATURE_VIEWS), hashes, day_start_us(FIRST))
-    store.publish_generation(generation)
+    begin_empty(store, day_start_us(FIRST))
     return store
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.features.plan import layouts_of
 from ibook_assets.core.messages import topic_of
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.log_files import LogFiles
+from ibook_assets.stores.online.backfill import begin_empty
 from ibook_assets.stores.online.format import PROGRESS_KEY
 from ibook_assets.stores.online.live import Position, Progress, Write
 from ibook_assets.stores.online.lmdb_live import LmdbLiveStore
@@ -38,8 +37,7 @@ def test_nothing_landed_begins_at_zero(tmp_path: Path) -> None:
 
 def test_the_store_keeps_what_it_has_and_reads_on_from_the_new_log(tmp_path: Path) -> None:
     store = LmdbLiveStore(tmp_path)
-    hashes = {view.name: view.spec_hash for view in FEATURE_VIEWS}
-    store.publish_generation(store.begin_generation(layouts_of(FEATURE_VIEWS), hashes, 100))
+    begin_empty(store, 100)
     before = Progress(100, {f"{VIEWS}/0": Position(50, 900), f"{VIEWS}/1": Position(20, 700)})
     version = store.read([PROGRESS_KEY]).version
     assert store.commit(version, {PROGRESS_KEY: Write(before.encoded())})

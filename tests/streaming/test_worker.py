@@ -13,12 +13,11 @@ import pyarrow as pa
 import pytest
 
 from ibook_assets.core.arrow import integers
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.features.plan import layouts_of
 from ibook_assets.core.tables import RAW_TABLES
 from ibook_assets.core.times import day_start_us
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.log import LogAddress
+from ibook_assets.stores.online.backfill import begin_empty
 from ibook_assets.stores.online.live import LiveStore, Position
 from ibook_assets.stores.online.lmdb_live import LmdbLiveStore
 from ibook_assets.streaming.applying import Applier
@@ -50,8 +49,7 @@ def recordings(world: World) -> dict[str, Recording]:
 
 def empty_store(folder: Path) -> LiveStore:
     store = LmdbLiveStore(folder)
-    hashes = {view.name: view.spec_hash for view in FEATURE_VIEWS}
-    store.publish_generation(store.begin_generation(layouts_of(FEATURE_VIEWS), hashes, BASE_US))
+    begin_empty(store, BASE_US)
     return store
 
 

@@ -43,14 +43,27 @@ def backfill(lake: Lake, store: LiveStore) -> int:
         StoreUnavailableError: the store does not answer; what it serves has not changed.
     """
     facts = read_online_facts(lake)
-    layouts = layouts_of(FEATURE_VIEWS)
-    hashes = {view.name: view.spec_hash for view in FEATURE_VIEWS}
-    generation = store.begin_generation(layouts, hashes, facts.as_of_us)
-    store.load(generation, _history(facts, layouts))
+    generation = _begin(store, facts.as_of_us)
+    store.load(generation, _history(facts, layouts_of(FEATURE_VIEWS)))
     store.load(generation, _orders(lake, facts.as_of_us))
     store.load(generation, _refunds(lake, facts.as_of_us))
     store.publish_generation(generation)
     return facts.as_of_us
+
+
+def begin_empty(store: LiveStore, base_us: int) -> None:
+    """Let everybody read a generation without any history, to be filled from the log alone.
+
+    Args:
+        store: the live store.
+        base_us: when the platform's first event can be known (microseconds).
+    """
+    store.publish_generation(_begin(store, base_us))
+
+
+def _begin(store: LiveStore, base_us: int) -> int:
+    hashes = {view.name: view.spec_hash for view in FEATURE_VIEWS}
+    return store.begin_generation(layouts_of(FEATURE_VIEWS), hashes, base_us)
 
 
 def _history(facts: OnlineFacts, layouts: Sequence[Layout]) -> Iterator[Entry]:
