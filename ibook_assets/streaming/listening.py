@@ -12,13 +12,16 @@ from kafka import KafkaConsumer, TopicPartition
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.messages import HEARTBEATS, decode_heartbeat
 from ibook_assets.core.watermark import Partition, Promise, Watermark
-from ibook_assets.stores.log import LogAddress, answering, open_consumer
+from ibook_assets.stores.log import LogAddress, answering, end_offsets, open_consumer
 
 SILENCE_SECONDS: Final = 10.0
 """A gateway unheard for so long is dead; its events hold nobody back."""
 
 WAITING_PROMISES: Final = 2_000
 """Promises that may wait for their offsets; the rest stays in the log until they are kept."""
+
+IDLE_SECONDS: Final = 5.0
+"""Silence after which the log is asked whether it is there: an outage looks like silence."""
 
 _PLACE: Final = TopicPartition(HEARTBEATS, 0)
 
@@ -33,6 +36,7 @@ class Listener:
         self._address = address
         self._consumer: KafkaConsumer = open_consumer(address)
         self._consumer.assign([_PLACE])
+        self._silence = Silence(address, self._consumer, _PLACE)
         self._watermark = Watermark(start_us=0, silence_seconds=SILENCE_SECONDS)
 
     def restart(self, from_us: int) -> None:
@@ -59,6 +63,7 @@ class Listener:
     def _listen(self, now_seconds: float) -> None:
         with answering(self._address):
             heard = self._consumer.poll(timeout_ms=0, max_records=WAITING_PROMISES)
+        self._silence.end_if(bool(heard))
         for record in heard.get(_PLACE, ()):
             try:
                 beat = decode_heartbeat(record.value)
@@ -69,3 +74,27 @@ class Listener:
                 continue
             promise = Promise(beat.known_ts, beat.ends, beat.closed)
             self._watermark.hear(beat.gateway, promise, now_seconds=now_seconds)
+
+
+class Silence:
+    """Tells a log that has nothing to say from one that is away."""
+
+    def __init__(self, address: LogAddress, consumer: KafkaConsumer, place: TopicPartition) -> None:
+        """Ask for `place` through `consumer`."""
+        self._address = address
+        self._consumer = consumer
+        self._place = place
+        self._since = time.monotonic()
+
+    def end_if(self, heard: bool) -> None:  # noqa: FBT001 - says it in its name
+        """Take note of whether something was heard; ask the log when it was silent for long.
+
+        Raises:
+            StoreUnavailableError: the log does not answer; it is asked again at the next call.
+        """
+        now = time.monotonic()
+        if not heard and now - self._since < IDLE_SECONDS:
+            return
+        if not heard:
+            end_offsets(self._address, self._consumer, [self._place])
+        self._since = time.monotonic()

@@ -16,13 +16,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import CommitFailedError
 
-from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.messages import FEATURES_LOG, encode, topic_of
 from ibook_assets.core.skew import definition_of, sampled
 from ibook_assets.core.tables import TRANSACTIONS
 from ibook_assets.stores.intake import LogRecord, intake
 from ibook_assets.stores.log import (
+    REQUEST_TIMEOUT_MS,
     LogAddress,
     answering,
     failure,
@@ -30,8 +32,9 @@ from ibook_assets.stores.log import (
     open_consumer,
     open_producer,
 )
-from ibook_assets.stores.online.format import ORDER_PREFIX, OrderRecord, key_of
+from ibook_assets.stores.online.format import LATENESS_US, ORDER_PREFIX, OrderRecord, key_of
 from ibook_assets.stores.online.live import LiveStore
+from ibook_assets.streaming.listening import Silence
 
 GROUP: Final = "ibook-feature-log"
 POLL_MS: Final = 50
@@ -40,6 +43,8 @@ MAX_WAITING: Final = 50_000
 """Orders that may wait for the watermark; above, reading pauses."""
 ROWS_AT_ONCE: Final = 500
 RETRY_SECONDS: Final = 1.0
+
+_ORDERS: Final = topic_of(TRANSACTIONS.name)
 
 _log = logging.getLogger(__name__)
 
@@ -82,10 +87,13 @@ class Probe:
         self._share = share
         self._producer: KafkaProducer = open_producer(address)
         self._consumer: KafkaConsumer = open_consumer(address, group=group)
-        self._consumer.subscribe([topic_of(TRANSACTIONS.name)])
+        self._consumer.subscribe([_ORDERS])
+        self._silence = Silence(address, self._consumer, TopicPartition(_ORDERS, 0))
         self._waiting: dict[TopicPartition, deque[_Order]] = {}
         self._read: dict[TopicPartition, int] = {}
         self.logged = 0
+        self.forgotten = 0
+        """Orders that came too late to be logged: no probe ran for LATENESS_US."""
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; an outage is waited out."""
@@ -106,7 +114,7 @@ class Probe:
         self._read_orders()
         watermark_us = self._store.progress().watermark_us
         while due := self._due(watermark_us):
-            self._log_vectors([order.row for _, order in due])
+            self._log_vectors(self._remembered([order.row for _, order in due], watermark_us))
             for place, _ in due:
                 self._waiting[place].popleft()
         self._commit()
@@ -119,6 +127,7 @@ class Probe:
             elif self._consumer.paused():
                 self._consumer.resume(*assigned)
             found = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+        self._silence.end_if(bool(found))
         for place in self._waiting.keys() - self._consumer.assignment():
             del self._waiting[place], self._read[place]
         for place, records in found.items():
@@ -133,15 +142,29 @@ class Probe:
             self._read[place] = records[-1].offset + 1
 
     def _due(self, watermark_us: int) -> list[tuple[TopicPartition, _Order]]:
-        """The first orders of each partition that are known by `watermark_us`."""
+        """The first orders of each partition that are known before `watermark_us`."""
         return [
             (place, order)
             for place, orders in self._waiting.items()
             for order in itertools.takewhile(
-                lambda order: order.row["known_ts"] <= watermark_us,
+                lambda order: order.row["known_ts"] < watermark_us,
                 itertools.islice(orders, ROWS_AT_ONCE),
             )
         ]
+
+    def _remembered(
+        self, orders: Sequence[dict[str, Any]], watermark_us: int
+    ) -> list[dict[str, Any]]:
+        """The orders that the store can still be asked about; the others stay without a vector."""
+        found = [o for o in orders if o["known_ts"] >= watermark_us - LATENESS_US]
+        if forgotten := len(orders) - len(found):
+            self.forgotten += forgotten
+            _log.warning(
+                "%d orders are known too long before the store's watermark to be logged; run a "
+                "probe all the time, or expect them as extra in the skew check",
+                forgotten,
+            )
+        return found
 
     def _log_vectors(self, orders: Sequence[dict[str, Any]]) -> None:
         first = self._first_known(orders)
@@ -188,5 +211,11 @@ class Probe:
             for place, orders in self._waiting.items()
         }
         if positions:
-            with answering(self._address):
-                self._consumer.commit(positions)
+            try:
+                with answering(self._address):
+                    self._consumer.commit(positions, timeout_ms=REQUEST_TIMEOUT_MS)
+            except ContractError as error:
+                if not isinstance(error.__cause__, CommitFailedError):
+                    raise
+                # Others were given these orders meanwhile; logged twice, they count once.
+                _log.info("positions were not committed: %s", error)
