@@ -26,7 +26,7 @@ from kafka.errors import KafkaError
 from ibook_assets.core.errors import ConflictError, ContractError, StoreUnavailableError
 from ibook_assets.core.messages import DEAD_LETTERS
 from ibook_assets.stores.blobs import Blobs
-from ibook_assets.stores.intake import LogRecord, intake
+from ibook_assets.stores.intake import intake
 from ibook_assets.stores.log import (
     REQUEST_TIMEOUT_MS,
     LogAddress,
@@ -40,12 +40,15 @@ from ibook_assets.stores.log import (
 from ibook_assets.stores.log_files import LogFile, LogFiles
 from ibook_assets.streaming.dead_letters import post_refused
 from ibook_assets.streaming.topics import ROW_TOPICS
+from ibook_assets.streaming.unlanded import Unlanded
 
 GROUP: Final = "ibook-sink"
 MAX_ROWS: Final = 20_000
 MAX_SECONDS: Final = 10.0
 MAX_BYTES: Final = 32 * 2**20
 """Bytes of messages in one file, before they are compressed."""
+MAX_HOLE: Final = 10_000
+"""Offsets in a row without a message that are landed as refused ones."""
 POLL_MS: Final = 200
 FIRST_RETRY_SECONDS: Final = 0.2
 LAST_RETRY_SECONDS: Final = 5.0
@@ -68,22 +71,6 @@ class SinkStatus:
     """Times that the log or the lake did not answer."""
     lag: dict[str, int] = field(default_factory=dict)
     """Messages not landed yet by `topic/partition`, of the partitions this sink has."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """Messages of one partition that are read and not landed."""
-
-    next_offset: int
-    records: list[LogRecord] = field(default_factory=list)
-    size: int = 0
-    since: float = 0.0
-    """When the first of them was read (monotonic seconds)."""
-
-    def start_at(self, offset: int) -> None:
-        """Keep the messages from `offset` on, which is at most the next one."""
-        self.records = [record for record in self.records if record.offset >= offset]
-        self.size = sum(len(record.value or b"") for record in self.records)
 
 
 class Sink:
@@ -119,7 +106,7 @@ class Sink:
         self._max_rows = max_rows
         self._max_seconds = max_seconds
         self._idle_seconds = idle_seconds
-        self._waiting: dict[TopicPartition, _Waiting] = {}
+        self._waiting: dict[TopicPartition, Unlanded] = {}
         self._missed: dict[TopicPartition, int] = {}
         self._status = SinkStatus()
         self._heard = time.monotonic()
@@ -233,7 +220,7 @@ class Sink:
             )
             raise ContractError(msg)
         self._consumer.seek(place, start)
-        self._waiting[place] = _Waiting(start)
+        self._waiting[place] = Unlanded(start)
         _log.info(
             "sink reads %s/%d from offset %d",
             place.topic,
@@ -250,31 +237,34 @@ class Sink:
         new = [r for r in found if r.offset >= waiting.next_offset]
         if not new:
             return
-        if new[0].offset != waiting.next_offset:
-            self._read_again(place, waiting.next_offset, new[0].offset)
+        missing = new[-1].offset + 1 - waiting.next_offset - len(new)
+        if missing and not self._is_hole(place, waiting.next_offset, new, missing):
             return
-        if not waiting.records:
-            waiting.since = time.monotonic()
-        partition = place.partition
-        waiting.records += [
-            LogRecord(partition, r.offset, r.timestamp, r.key, r.value) for r in new
-        ]
-        waiting.size += sum(len(r.value or b"") for r in new)
-        waiting.next_offset = new[-1].offset + 1
+        waiting.add(place.partition, new, now=time.monotonic())
         self._missed.pop(place, None)
 
-    def _read_again(self, place: TopicPartition, wanted: int, found: int) -> None:
-        """Messages were passed over, as when the lake was away while they came: go back once."""
-        if self._missed.get(place) == wanted:
+    def _is_hole(
+        self, place: TopicPartition, wanted: int, found: Sequence[Any], missing: int
+    ) -> bool:
+        """Whether the log itself has no message at some offsets; else they are read again.
+
+        Transactions and compaction leave such holes, and they must not block a partition. But
+        messages may also have been passed over, as when the lake was away while they came.
+        """
+        if found[0].offset != wanted and self._missed.get(place) != wanted:
+            self._missed[place] = wanted
+            del self._waiting[place]
+            self._assignment.gained.add(place)
+            return False
+        if missing > MAX_HOLE:
             msg = (
-                f"{place.topic}/{place.partition}: the log at {self._address.bootstrap} goes from "
-                f"offset {wanted} to {found}. Topics that are landed must not be compacted or "
-                "written in transactions; nothing was landed in place of what is missing"
+                f"{place.topic}/{place.partition}: the log at {self._address.bootstrap} holds no "
+                f"message at {missing:,} offsets from {wanted} on, at most {MAX_HOLE:,} are "
+                "allowed. Topics that are landed must not be compacted; nothing was landed in "
+                "place of what is missing"
             )
             raise ContractError(msg)
-        self._missed[place] = wanted
-        del self._waiting[place]
-        self._assignment.gained.add(place)
+        return True
 
     def _land(self, places: Sequence[TopicPartition]) -> None:
         landed: dict[TopicPartition, int] = {}
@@ -284,9 +274,9 @@ class Sink:
         finally:
             self._commit(landed)
 
-    def _land_partition(self, place: TopicPartition, waiting: _Waiting) -> int:
+    def _land_partition(self, place: TopicPartition, waiting: Unlanded) -> int:
         """Land what waits, one file at most; where the partition goes on."""
-        records = _file_of(waiting.records, self._max_rows)
+        records = waiting.first(self._max_rows, MAX_BYTES)
         taken = intake(place.topic, records)
         post_refused(self._address, self._producer, place.topic, taken.refused)
         try:
@@ -297,7 +287,7 @@ class Sink:
         self._count(file)
         return file.end
 
-    def _yield_to_rival(self, place: TopicPartition, waiting: _Waiting) -> int:
+    def _yield_to_rival(self, place: TopicPartition, waiting: Unlanded) -> int:
         """Somebody landed these messages: go on where the files do."""
         end = self._files.next_offset(place.topic, place.partition) or 0
         waiting.start_at(end)
@@ -373,13 +363,3 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pyth
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         """Note what came; messages of it count once its position is known."""
         self.gained |= set(assigned)
-
-
-def _file_of(records: Sequence[LogRecord], max_rows: int) -> Sequence[LogRecord]:
-    """The first messages, as many as go into one file."""
-    size = 0
-    for count, record in enumerate(records[:max_rows]):
-        size += len(record.value or b"")
-        if size > MAX_BYTES and count:
-            return records[:count]
-    return records[:max_rows]

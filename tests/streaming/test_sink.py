@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from ibook_assets.core.arrow import integers
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
@@ -122,13 +123,7 @@ def test_everything_lands_once_and_the_lag_is_gone(log: LogAddress, blobs: Local
     assert status.files == len(LogFiles(blobs).files(TOPIC)) >= 100 / 7
     with closing(open_consumer(log, group=_group(blobs))) as consumer:
         for place in [(TOPIC, 0), (TOPIC, 1)]:
-            assert consumer.committed(_place(*place)) == 50
-
-
-def _place(topic: str, partition: int) -> Any:
-    from kafka import TopicPartition
-
-    return TopicPartition(topic, partition)
+            assert consumer.committed(TopicPartition(*place)) == 50
 
 
 def test_a_sink_goes_on_where_the_files_end_not_the_group(
@@ -279,6 +274,39 @@ def test_another_log_than_the_landed_one_is_refused(dev_log: LogAddress, blobs: 
     ):
         sink.run(threading.Event())
     assert _landed(blobs) == 9
+
+
+def test_messages_that_were_deleted_before_they_landed_are_named(
+    kafka: BrokerService, blobs: LocalBlobs
+) -> None:
+    create_log(kafka.log, PARTITIONS)
+    records = [LogRecord(0, i, 0, None, _view(i)) for i in range(4)]
+    LogFiles(blobs).create(TOPIC, 0, records, intake(TOPIC, records))
+    _send(kafka.log, [_view(i) for i in range(9)], same=True)
+    with closing(KafkaAdminClient(bootstrap_servers=kafka.address)) as admin:
+        admin.delete_records({TopicPartition(TOPIC, 0): 6})
+    with (
+        pytest.raises(ContractError, match=r"up to offset 4, the log at .* holds 6 up to 9"),
+        closing(Sink(kafka.log, blobs, (TOPIC,), group=_group(blobs))) as sink,
+    ):
+        sink.run(threading.Event())
+    assert _landed(blobs) == 4
+
+
+def test_offsets_without_a_message_block_nothing(kafka: BrokerService, blobs: LocalBlobs) -> None:
+    create_log(kafka.log, PARTITIONS)
+    with closing(open_producer(kafka.log, transactional_id="foreign")) as producer:
+        producer.init_transactions()
+        for view in range(3):
+            producer.begin_transaction()
+            producer.send(TOPIC, _view(view), partition=0, timestamp_ms=NOON_US // 1_000)
+            # Its marker takes an offset, and no consumer gets to see it.
+            producer.commit_transaction()
+    with sinking(kafka.log, blobs, max_rows=1):
+        _until(lambda: len(_views(blobs)) == 3)
+    assert _views(blobs) == [0, 1, 2]
+    assert LogFiles(blobs).next_offset(TOPIC, 0) == 5
+    assert set(letters_in(kafka.log)) == {f"{TOPIC}/0/1", f"{TOPIC}/0/3"}
 
 
 def test_without_a_log_there_is_no_sink(dev_broker: DevBrokerService, blobs: LocalBlobs) -> None:
