@@ -11,9 +11,11 @@ Source: SQLite documentation, PRAGMA synchronous.
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Final
 
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import create_engine, event
@@ -61,13 +63,33 @@ class OpenEventLog(SqliteEventLogStorage):
         super().dispose()
 
 
+class OpenRunStorage(SqliteRunStorage):
+    """Dagster's SQLite run storage over a database that stays open: every commit asks it."""
+
+    @cached_property
+    def _open(self) -> Engine:
+        return create_engine(self._conn_string, connect_args={"timeout": BUSY_SECONDS})
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A transaction."""
+        with self._open.connect() as connection, connection.begin():
+            yield connection
+
+    def dispose(self) -> None:
+        """Close the database."""
+        self._open.dispose()
+        super().dispose()
+
+
 class SqliteHistory(DagsterSqliteStorage):
-    """Dagster's SQLite storage with an event log that stays open; named by `dagster.yaml`."""
+    """Dagster's SQLite storage over databases that stay open; named by `dagster.yaml`."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
         told = self._event_log_storage._base_dir  # noqa: SLF001 - its folder is said nowhere else
         self._event_log_storage = OpenEventLog(told)
+        self._run_storage = OpenRunStorage(self._run_storage._conn_string)  # noqa: SLF001
 
     @classmethod
     def from_config_value(
