@@ -58,6 +58,8 @@ class Sending(threading.Thread):
         self.refusals: list[str] = []
         """What the gateway said when it took no events for a while."""
         self.last_known_us = BASE_US
+        self.stopping = threading.Event()
+        """Ends the sending early."""
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -85,7 +87,8 @@ class Sending(threading.Thread):
             gateway.send_rows(EVENTS.name, self.catalogue, ids)
             self._flush(gateway)
             for name, chunk in _chunks(self._recordings, 1 if self._singly else CHUNK_ROWS):
-                time.sleep(self._seconds_per_row * chunk.rows.num_rows)
+                if self.stopping.wait(self._seconds_per_row * chunk.rows.num_rows):
+                    break
                 rows = occurring_at(chunk.rows, clock())
                 if self._singly:
                     known_us = self._send_singly(gateway, name, rows, chunk.users)

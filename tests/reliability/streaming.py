@@ -140,7 +140,7 @@ def judged(
         compared=len(rows),
         repeated=sum(t.num_rows - len(_identities(t)) for t in landed.values()),
         lost=sum(len(_identities(sent[name]) - _identities(landed[name])) for name in sent),
-        duplicated=sum(t.num_rows for t in landed.values()) - len(offsets),
+        duplicated=sum(f.end - f.start for f in every_file) - len(offsets),
         holes=sum(ends.values()) - len(offsets),
         differing=int(np.count_nonzero(ours.view(np.uint32) != expected.view(np.uint32))),
         **skew.counts,
