@@ -82,7 +82,7 @@ def show_latencies(found: Sequence[Latency]) -> None:
         "sender late",
     ):
         table.add_column(name, justify="left" if name in {"broker", "store"} else "right")
-    table.add_column("cores of each process")
+    table.add_column("cores of each process, and of what else ran")
     for m in found:
         ms = [f"{v:,.0f}" for v in (m.p50_ms, m.p95_ms, m.p99_ms, m.max_ms, m.lag_p99_ms)]
         cores = ", ".join(f"{name} {share:.2f}" for name, share in m.cores.items())

@@ -44,7 +44,7 @@ class Latency:
     """How late the sender itself was; part of the latencies."""
     lag_max_ms: float
     cores: dict[str, float]
-    """CPU seconds a second of each process."""
+    """CPU seconds a second of each process; `others` is what else the machine did."""
 
 
 @dataclass(slots=True)
@@ -140,6 +140,7 @@ def _read_along(reader: _Reader, sending: Popen[str], limit: int) -> None:
         while not heard.empty():
             reader.hear(heard.get())
         reader.look()
+        reader.stage.check()
         time.sleep(POLL_SECONDS)
     sending.stdin.close()
     sending.wait(timeout=PATIENCE_SECONDS)

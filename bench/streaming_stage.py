@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,9 @@ PATIENCE_SECONDS: Final = 120
 
 LMDB: Final = "LMDB"
 REDIS: Final = "Redis"
+
+OTHERS: Final = "others"
+"""What else this machine did."""
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -64,6 +67,8 @@ class Stage:
     store: LiveStore
     store_pid: int | None
     """None where the store is no process."""
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Parts that must not end by themselves."""
 
     @contextmanager
     def part(self, name: str) -> Iterator[int]:
@@ -82,20 +87,29 @@ class Stage:
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
             ) as process,
         ):
+            self.running.append(process)
             try:
                 yield process.pid
-                assert process.poll() is None, output.read_text()[-3_000:]
+                self.check()
             finally:
+                self.running.remove(process)
                 process.terminate()
+
+    def check(self) -> None:
+        """AssertionError with what the parts said when one has ended by itself."""
+        assert all(process.poll() is None for process in self.running), self._said()
 
     def wait(self, reached: Callable[[], bool]) -> None:
         """Until the store is as far; AssertionError after PATIENCE_SECONDS."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not reached():
-            assert time.monotonic() < deadline, [
-                (path.name, path.read_text()[-1_000:]) for path in self.home.glob("*.log")
-            ]
+            self.check()
+            assert time.monotonic() < deadline, self._said()
             time.sleep(0.01)
+
+    def _said(self) -> str:
+        tails = (f"{log.name}: {log.read_text()[-2_000:]}" for log in self.home.glob("*.log"))
+        return "\n".join(tails)
 
 
 @contextmanager
@@ -160,9 +174,16 @@ def said(line: str) -> dict[str, Any]:
 
 
 def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
-    """CPU time that each process has taken so far."""
+    """CPU time that each process has taken so far, and all others of the machine."""
     found = {}
     for name, pid in pids.items():
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         found[name] = (int(fields[11]) + int(fields[12])) / _TICKS
-    return found
+    user, nice, system, _, _, irq, softirq, steal = _machine()
+    busy = (user + nice + system + irq + softirq + steal) / _TICKS
+    return {**found, OTHERS: busy - sum(found.values())}
+
+
+def _machine() -> list[int]:
+    first = Path("/proc/stat").read_text().splitlines()[0]
+    return [int(ticks) for ticks in first.split()[1:9]]
