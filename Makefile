@@ -9,6 +9,7 @@ UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 STATE := .ibook
+TEST_WORKERS ?= 2
 STREAM_LOG := $(STATE)/stream/stream.log
 STREAM_PID := $(STATE)/stream/pid
 export DAGSTER_HOME := $(CURDIR)
@@ -66,8 +67,8 @@ clean: ## Delete all state and caches (asks first; YES=1 does not)
 
 ##@ Develop
 .PHONY: test
-test: $(STAMP) ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## Run the tests (ARGS="-n 0 -k …" for some, one after the other)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: services
 services: ## Get Apache Kafka for the tests (Java and Maven needed; Redis is a Debian package)
