@@ -126,9 +126,9 @@ class Sending(threading.Thread):
             return
 
 
-def occurring_at(rows: pa.Table, now_us: int) -> pa.Table:
-    """The rows as if all had occurred now."""
-    return _with(rows, "occurred_ts", np.full(rows.num_rows, now_us))
+def occurring_at(rows: pa.Table, times_us: int | npt.NDArray[np.int64]) -> pa.Table:
+    """The rows as if they had occurred at other times."""
+    return _with(rows, "occurred_ts", np.broadcast_to(times_us, rows.num_rows))
 
 
 def known_at(rows: pa.Table, known_us: npt.NDArray[np.int64]) -> pa.Table:

@@ -119,13 +119,13 @@ def judged(
     """Compare what was sent with what landed, and with what the store says."""
     landed = {spec.name: files.rows(topic_of(spec.name)) for spec in RAW_TABLES}
     sent = {name: pa.concat_tables(t for s in senders for t in s.tables[name]) for name in landed}
-    facts = _facts(landed, senders[0].catalogue)
-    batch = _batch(facts, facts["transactions"])
+    facts = facts_of(landed, senders[0].catalogue)
+    batch = batch_of(facts, facts["transactions"])
     logged = validate(files.rows(FEATURES_LOG), FEATURE_LOG, source="log").accepted
     skew = compare(logged, batch, features=FRAUD.features, share=1.0)
-    queries, watermark_us = _at_watermark(facts["transactions"], store)
-    expected = _batch(facts, queries).values
-    rows = queries.drop_columns(_FROM_CATALOGUE).to_pylist()
+    queries, watermark_us = at_watermark(facts["transactions"], store)
+    expected = batch_of(facts, queries).values
+    rows = queries.drop_columns(FROM_CATALOGUE).to_pylist()
     ours = store.fetch(FRAUD.features, rows, watermark_us).values
     every_file = [f for s in RAW_TABLES for f in files.files(topic_of(s.name))]
     offsets = {(f.topic, f.partition, at) for f in every_file for at in range(f.start, f.end)}
@@ -147,7 +147,8 @@ def judged(
     )
 
 
-_FROM_CATALOGUE = ["category_code", "capacity", "list_price_cents", "starts_ts"]
+FROM_CATALOGUE = ["category_code", "capacity", "list_price_cents", "starts_ts"]
+"""Columns of orders that the store adds by itself."""
 
 
 def _identities(table: pa.Table) -> set[tuple[int, int]]:
@@ -156,7 +157,8 @@ def _identities(table: pa.Table) -> set[tuple[int, int]]:
     return set(zip(*(integers(column, null=-1).tolist() for column in columns), strict=True))
 
 
-def _facts(landed: Mapping[str, pa.Table], events: pa.Table) -> dict[str, pa.Table]:
+def facts_of(landed: Mapping[str, pa.Table], events: pa.Table) -> dict[str, pa.Table]:
+    """What batch makes of raw tables and a catalogue."""
     raw = {
         spec.name: validate(landed[spec.name], spec, source="log").accepted for spec in RAW_TABLES
     }
@@ -170,7 +172,8 @@ def _facts(landed: Mapping[str, pa.Table], events: pa.Table) -> dict[str, pa.Tab
     }
 
 
-def _batch(facts: Mapping[str, pa.Table], queries: pa.Table) -> BatchVectors:
+def batch_of(facts: Mapping[str, pa.Table], queries: pa.Table) -> BatchVectors:
+    """What batch computes for orders as of when they are known."""
     columns = []
     for view in FEATURE_VIEWS:
         sources = {name: facts[name] for name in required_sources(view)}
@@ -183,7 +186,7 @@ def _batch(facts: Mapping[str, pa.Table], queries: pa.Table) -> BatchVectors:
     )
 
 
-def _at_watermark(orders: pa.Table, store: LiveStore) -> tuple[pa.Table, int]:
+def at_watermark(orders: pa.Table, store: LiveStore) -> tuple[pa.Table, int]:
     """Every user's last order, as if it came at the store's watermark."""
     watermark_us = store.progress().watermark_us
     assert watermark_us // DAY_US == BASE_US // DAY_US, "all on one day"
