@@ -1,10 +1,5 @@
 """Row 5: a step that outlives its run commits nothing, and one whose parent dies, dies with it."""
 
-import multiprocessing
-import os
-import signal
-import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import dagster as dg
@@ -12,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from ibook_assets.core.errors import RunNotLiveError
-from ibook_assets.defs.runs import die_with_parent, fails_fast, live_run_check
+from ibook_assets.defs.runs import fails_fast, live_run_check
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
+from tests.reliability.orphans import kill_a_run_worker
 
 TABLE = "facts/orders"
 
@@ -69,33 +65,9 @@ def test_a_rerun_after_that_commits_once(tmp_path: Path) -> None:
     assert lake.read(TABLE)["n"].to_pylist() == [3]
 
 
-def _step(lake: Path, started: Connection) -> None:
-    die_with_parent()
-    started.send(os.getpid())
-    time.sleep(2)
-    Lake(LocalBlobs(lake)).write(TABLE, "2026-01-01", rows(9))
-
-
-def _run_worker(lake: Path, started: Connection) -> None:
-    step = multiprocessing.get_context("spawn").Process(target=_step, args=(lake, started))
-    step.start()
-    step.join()
-
-
-def test_a_step_dies_with_its_killed_run_worker(tmp_path: Path) -> None:
-    lake = tmp_path / "lake"
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    worker = spawn.Process(target=_run_worker, args=(lake, sender))
-    worker.start()
-    step = receiver.recv()
-    assert worker.pid is not None
-    os.kill(worker.pid, signal.SIGKILL)
-    worker.join()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{step}").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{step}").exists()
-    # Longer than the step would have taken to its commit.
-    time.sleep(2.5)
-    assert Lake(LocalBlobs(lake)).partitions(TABLE) == []
+def test_of_a_killed_run_worker_only_the_retry_commits(tmp_path: Path) -> None:
+    figures = kill_a_run_worker(tmp_path)
+    assert figures.statuses == ["FAILURE", "SUCCESS"]
+    assert figures.attempts == {"dying": [2], "orphan": [2]}
+    assert figures.commits == {"dying": 1, "orphan": 1}
+    assert "is FAILURE, only a started run may commit" in figures.refused
