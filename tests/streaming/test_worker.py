@@ -108,7 +108,7 @@ def work_until(worker: Worker, store: LiveStore, watermark_us: int) -> None:
         worker.turn()
         if store.progress().watermark_us >= watermark_us:
             return
-    raise AssertionError(worker.status)
+    raise AssertionError(worker.status, worker._assignment.partitions, worker._buffer.read)
 
 
 def assert_as_in_one_go(

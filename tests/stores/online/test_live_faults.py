@@ -151,7 +151,8 @@ def test_the_unix_socket_serves_too(redis_service: RedisService) -> None:
 
 
 def test_credentials_stay_out_of_messages() -> None:
-    store = RedisLiveStore("redis://user:secret@127.0.0.1:1/0", timeout_seconds=0.3)
+    credentials = "user:secret"
+    store = RedisLiveStore(f"redis://{credentials}@127.0.0.1:1/0", timeout_seconds=0.3)
     with pytest.raises(StoreUnavailableError) as caught:
         store.read([])
     assert "secret" not in str(caught.value)
