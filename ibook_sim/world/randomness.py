@@ -45,6 +45,11 @@ class Stream(IntEnum):
     IDENTIFIERS = 9
     VENUES = 10
     SEED_DATA = 11
+    CHAOS = 12
+    DRIFT = 13
+    TRAFFIC = 14
+    SERVICE = 15
+    LOAD = 16
 
 
 class Namespace(IntEnum):
