@@ -27,6 +27,7 @@ from ibook_assets.stores.log import (
     REQUEST_TIMEOUT_MS,
     LogAddress,
     answering,
+    close_producer,
     failure,
     flush,
     open_consumer,
@@ -107,7 +108,7 @@ class Probe:
     def close(self) -> None:
         """Disconnect; what was not logged is read again by somebody."""
         self._consumer.close()
-        self._producer.close(timeout=1)
+        close_producer(self._producer, seconds=1)
 
     def turn(self) -> None:
         """Read orders, log those that the watermark has passed, commit how far that is."""

@@ -256,6 +256,19 @@ def test_while_the_log_is_away_the_probe_says_so_and_then_goes_on(
         assert stream.logged_ids() == [1, 2, 3, 4, 5]
 
 
+def test_a_probe_ends_while_the_log_is_away(dev_broker: DevBrokerService, tmp_path: Path) -> None:
+    with stream_on(dev_broker.log, str(tmp_path)) as stream:
+        probe = probe_of(stream)
+        stream.order(1)
+        stream.apply()
+        turn_until(probe, 1)
+        dev_broker.pause()
+        # As a vector that is under way.
+        probe._producer.send(FEATURES_LOG, b"waits")
+        probe.close()
+        dev_broker.resume()
+
+
 def test_orders_that_the_store_has_forgotten_are_counted_and_passed_over(
     dev_broker: DevBrokerService, tmp_path: Path
 ) -> None:
