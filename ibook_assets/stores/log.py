@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import (
+    ConsumerRebalanceListener,
+    KafkaAdminClient,
+    KafkaConsumer,
+    KafkaProducer,
+    TopicPartition,
+)
 from kafka.consumer.group import RangePartitionAssignor
 from kafka.errors import (
     IncompatibleBrokerVersion,
@@ -155,6 +161,26 @@ def partitions_of(address: LogAddress, consumer: KafkaConsumer, topic: str) -> l
         msg = f"topic {topic} does not exist at {address.bootstrap}; create it with ensure_topics"
         raise ContractError(msg)
     return [TopicPartition(topic, number) for number in sorted(found)]
+
+
+def subscribe(
+    address: LogAddress,
+    consumer: KafkaConsumer,
+    topics: Collection[str],
+    listener: ConsumerRebalanceListener | None = None,
+) -> None:
+    """Let `consumer` share the partitions of `topics` with its group; `listener` hears which.
+
+    A client that joins before it has heard of the topics leads its group to an assignment of
+    nothing, and stays with it: so they are asked for first.
+
+    Raises:
+        ContractError: a topic does not exist.
+        StoreUnavailableError: no broker answers.
+    """
+    for topic in sorted(topics):
+        partitions_of(address, consumer, topic)
+    consumer.subscribe(sorted(topics), listener=listener)
 
 
 def end_offsets(

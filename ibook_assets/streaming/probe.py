@@ -32,6 +32,7 @@ from ibook_assets.stores.log import (
     flush,
     open_consumer,
     open_producer,
+    subscribe,
 )
 from ibook_assets.stores.online.format import LATENESS_US, ORDER_PREFIX, OrderRecord, key_of
 from ibook_assets.stores.online.live import LiveStore
@@ -88,7 +89,7 @@ class Probe:
         self._share = share
         self._producer: KafkaProducer = open_producer(address)
         self._consumer: KafkaConsumer = open_consumer(address, group=group)
-        self._consumer.subscribe([_ORDERS])
+        subscribe(address, self._consumer, [_ORDERS])
         self._silence = Silence(address, self._consumer, TopicPartition(_ORDERS, 0))
         self._waiting: dict[TopicPartition, deque[_Order]] = {}
         self._read: dict[TopicPartition, int] = {}

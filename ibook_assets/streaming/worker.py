@@ -21,7 +21,14 @@ from ibook_assets.core.messages import spec_of, topic_of
 from ibook_assets.core.tables import RAW_TABLES
 from ibook_assets.core.watermark import Partition
 from ibook_assets.stores.intake import LogRecord, intake
-from ibook_assets.stores.log import LogAddress, answering, open_consumer
+from ibook_assets.stores.log import (
+    LogAddress,
+    answering,
+    end_offsets,
+    open_consumer,
+    partitions_of,
+    subscribe,
+)
 from ibook_assets.stores.online.live import LiveStore, Position, Progress
 from ibook_assets.streaming.applying import Applier, OvertakenError
 from ibook_assets.streaming.buffering import Buffer
@@ -37,6 +44,9 @@ POLL_MS: Final = 20
 POLL_RECORDS: Final = 5_000
 MAX_WAITING_ROWS: Final = 500_000
 """Rows that may wait for a watermark; above, reading pauses."""
+
+STALL_SECONDS: Final = 20.0
+"""Time without a row or a commit after which the log is asked whether it has more."""
 
 FIRST_RETRY_SECONDS: Final = 0.2
 LAST_RETRY_SECONDS: Final = 5.0
@@ -54,6 +64,8 @@ class Status:
     commits: int = 0
     retries: int = 0
     assignments: int = 0
+    replaced: int = 0
+    """Times that clients of the log had stalled and were replaced."""
     watermark_us: int = 0
     """Its partitions' rows known before this are in the store (microseconds)."""
     waiting_rows: int = 0
@@ -62,25 +74,32 @@ class Status:
 class Worker:
     """One member of the group that feeds the live store."""
 
-    def __init__(self, address: LogAddress, store: LiveStore, *, group: str = GROUP) -> None:
+    def __init__(
+        self,
+        address: LogAddress,
+        store: LiveStore,
+        *,
+        group: str = GROUP,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
         """Connect.
 
         Args:
             address: the log.
             store: the live store; one with a published generation.
             group: members share the partitions.
+            stall_seconds: how long nothing may be committed while the log has more, until the
+                clients of the log are replaced.
 
         Raises:
             StoreUnavailableError: no broker answers.
         """
         self._address = address
         self._store = store
+        self._group = group
+        self._stall_seconds = stall_seconds
         self._applier = Applier(store)
-        self._listener = Listener(address)
-        self._catalogue = CatalogueReader(address)
-        self._consumer: KafkaConsumer = open_consumer(address, group=group)
-        self._assignment = _Assignment()
-        self._consumer.subscribe(TOPICS, listener=self._assignment)
+        self._connect()
         self._buffer = Buffer({})
         self._applied: Mapping[Partition, Position] = {}
         self._everybody: list[str] = []
@@ -109,8 +128,41 @@ class Worker:
         self._listener.close()
         self._catalogue.close()
 
+    def _connect(self) -> None:
+        self._listener = Listener(self._address)
+        self._catalogue = CatalogueReader(self._address)
+        self._consumer: KafkaConsumer = open_consumer(self._address, group=self._group)
+        self._assignment = _Assignment()
+        subscribe(self._address, self._consumer, TOPICS, self._assignment)
+        self._moved_at = time.monotonic()
+        self._progress_seen: Progress | None = None
+
+    def _replace_stalled_clients(self) -> None:
+        """New clients for ones that get nothing although the log has more and nobody applies it."""
+        if time.monotonic() - self._moved_at < self._stall_seconds:
+            return
+        self._moved_at = time.monotonic()
+        progress, before = self._store.progress(), self._progress_seen
+        self._progress_seen = progress
+        if progress == before and self._has_more(progress):
+            _log.warning("nothing came for %.0f s; connecting anew", self._stall_seconds)
+            self.close()
+            self._connect()
+            self.status.replaced += 1
+
+    def _has_more(self, progress: Progress) -> bool:
+        places = [
+            place
+            for topic in TOPICS
+            for place in partitions_of(self._address, self._consumer, topic)
+        ]
+        ends = end_offsets(self._address, self._consumer, places)
+        begun = progress.including(_name(*place) for place in places).positions
+        return any(begun[_name(*place)].offset < end for place, end in ends.items())
+
     def turn(self) -> None:
         """Read, listen, and commit what the watermark has passed."""
+        self._replace_stalled_clients()
         with answering(self._address):
             found = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
         if self._assignment.changed:
@@ -118,6 +170,7 @@ class Worker:
             return
         for place, records in found.items():
             self._take(place, records)
+            self._moved_at = time.monotonic()
         self._read_on_or_pause()
         self._catalogue.poll()
         until_us = self._listener.watermark_us(self._buffer.read | self._catalogue.read)
@@ -201,6 +254,7 @@ class Worker:
         self._catalogue.forget()
         self._buffer.forget(until_us)
         self._applied = after
+        self._moved_at = time.monotonic()
         self.status.commits += 1
         self.status.applied_rows += sum(rows.num_rows for rows in raw.values())
         self.status.watermark_us = until_us

@@ -203,3 +203,20 @@ def wait_for(store: LiveStore, watermark_us: int) -> None:
             return
         pause.wait(0.02)
     raise AssertionError(store.progress())
+
+
+def test_a_worker_that_was_assigned_nothing_joins_anew_when_nobody_else_works(
+    dev_broker: BrokerService, recordings: dict[str, Recording], tmp_path: Path
+) -> None:
+    store, clock = empty_store(tmp_path / "store"), Clock()
+    with gateway_at(dev_broker.log, clock) as gateway:
+        worker = Worker(dev_broker.log, store, stall_seconds=1)
+        while not worker.status.assignments:
+            worker.turn()
+        worker._consumer.unsubscribe()
+        worker._assignment.on_partitions_assigned([])
+        send_chunk(gateway, clock, recordings, 0)
+        work_until(worker, store, clock.now_us)
+        assert worker.status.replaced == 1
+        worker.close()
+    store.close()
