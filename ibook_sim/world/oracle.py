@@ -128,6 +128,29 @@ class Oracle:
             )
         return out
 
+    def row_posterior(self, day: int) -> Floats:
+        """P(fraud | the order's own columns) of each order of `day`, in row order."""
+        orders = self._orders.rows(day)
+        return self._row_posterior(self._looked(self._plan.day(day), orders), orders)
+
+    def look(self, orders: Orders) -> Floats:
+        """Shape (n, 5): P(columns | archetype) up to a factor common to the archetypes."""
+        return likelihood(
+            quantity=orders.quantity,
+            tier=orders.tier,
+            channel=orders.channel,
+            device_accounts=orders.device_accounts,
+            avs_match=orders.avs_match,
+            declines=orders.declines,
+            checkout_ms=orders.checkout_ms,
+            geo_distance_m=orders.geo_distance_m,
+        )
+
+    def _looked(self, planned: DayPlan, orders: Orders) -> Floats:
+        look = self.look(orders)
+        look[:, 2] *= self._bot_lift(planned, orders)
+        return look
+
     def _history(self, wanted: Bools) -> _Seen:
         """All orders, up to the last wanted day, of accounts that order on a wanted day."""
         last = wanted.size - 1
@@ -156,8 +179,7 @@ class Oracle:
         pull = planned.pull + share[:, None] * planned.pull_of_day
         activity, taste = register.activity[orders.account], register.taste[orders.account]
         fate = fates(config, planned.day, orders.row, orders.archetype)
-        look = _look(orders)
-        look[:, 2] *= self._bot_lift(planned, orders)
+        look = self._looked(planned, orders)
         kind = self._plan.events.category[orders.event_id]
         pull_of_kind = self._plan.slots.pull[kind]
         rate = look.copy()
@@ -266,19 +288,6 @@ class Oracle:
         arrivals = np.array(config.abuser_arrivals)
         arrivals = arrivals * (1.0 + (np.array(ORDERS_PER_ABUSER) - 1.0) * later)
         return Priors(owner * (1.0 - taken), owner * taken, arrivals * abuser_age_density(age))
-
-
-def _look(orders: Orders) -> Floats:
-    return likelihood(
-        quantity=orders.quantity,
-        tier=orders.tier,
-        channel=orders.channel,
-        device_accounts=orders.device_accounts,
-        avs_match=orders.avs_match,
-        declines=orders.declines,
-        checkout_ms=orders.checkout_ms,
-        geo_distance_m=orders.geo_distance_m,
-    )
 
 
 def _moment(known_us: Ints, delay_us: Ints) -> Ints:

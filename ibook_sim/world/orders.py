@@ -140,6 +140,17 @@ class OrderSource:
         _with_what(out, today, self._ids)
         return out
 
+    def disguised(self, day: int, orders: Orders, archetype: Codes) -> Orders:
+        """`orders` of `day` with their columns drawn as those of `archetype`, from the same draws.
+
+        Who they are (`Orders.archetype`), the event, the quantity and the time stay.
+        """
+        out = Orders._make(column.copy() for column in orders)._replace(archetype=archetype)
+        today = self._day(self._plan.day(day))
+        _what(out, today, TABLES)
+        _with_what(out, today, self._ids)
+        return out._replace(archetype=orders.archetype)
+
     def _day(self, planned: DayPlan) -> _Day:
         if self._tenants[0] != planned.day:
             self._tenants = (planned.day, self._plan.register.tenants(planned.day))
