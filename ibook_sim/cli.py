@@ -22,6 +22,7 @@ from ibook_sim import seed_data as seeds
 from ibook_sim.describe import Description
 from ibook_sim.describe import describe as describe_world
 from ibook_sim.export import write_catalogue, write_days, write_truth
+from ibook_sim.realtime import commands as realtime_commands
 from ibook_sim.world import World, WorldConfig, days_from
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -68,6 +69,10 @@ def explains_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
         raise typer.Exit(2)
 
     return wrapped
+
+
+app.command("realtime")(explains_errors(realtime_commands.realtime))
+app.command("replay")(explains_errors(realtime_commands.replay))
 
 
 @app.command()

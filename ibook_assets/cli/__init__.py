@@ -9,7 +9,9 @@ import typer
 
 from ibook_assets.cli import backtest, features, promotions
 from ibook_assets.cli.console import console, explains_errors, settings
+from ibook_assets.cli.sim import with_gateway
 from ibook_assets.cli.stream import stream
+from ibook_sim.cli import app as simulator
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("promote")(promotions.promote)
@@ -18,6 +20,7 @@ app.command("history")(promotions.history)
 app.command("backtest")(backtest.backtest)
 app.command("features")(features.features)
 app.add_typer(stream, name="stream")
+app.add_typer(simulator, name="sim", callback=with_gateway)
 
 
 @app.command()

@@ -54,7 +54,6 @@ class Recording:
     issued: int = 0
     """Requests that were begun; the others were not due yet when the run was stopped."""
     interrupted: bool = False
-    live: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def __post_init__(self) -> None:
         n = self.due.size
