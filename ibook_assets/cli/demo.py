@@ -19,7 +19,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from ibook_assets.cli.console import console
-from ibook_assets.cli.demo_stream import land, show, streaming
+from ibook_assets.cli.demo_stream import show, streaming
 from ibook_assets.cli.materialise import materialise
 from ibook_assets.cli.processes import Child, child, free_port, wait_for
 from ibook_assets.core.errors import ContractError
@@ -89,14 +89,13 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
         streamed_day = settings.start_date + timedelta(days=days)
         stream = None
         if streamed_day.isoformat() not in lake.partitions(SKEW_TABLE):
-            stream = running.enter_context(streaming(settings, streamed_day))
+            stream = running.enter_context(streaming(settings, streamed_day, _LANDED))
         _train(settings, lake, is_new=is_new)
         if stream is None:
             console.print(f"[bold]3[/]  the events of {streamed_day} were streamed and landed")
         else:
-            console.print(f"[bold]3[/]  land what was streamed meanwhile, {streamed_day}")
+            console.print(f"[bold]3[/]  what was streamed and landed meanwhile, {streamed_day}")
             show(stream.finish())
-            land(settings, lake, streamed_day, _LANDED)
         console.print("[bold]4[/]  score an order")
         wait_for(f"{api.url}/readyz", api.process, seconds=START_SECONDS)
         wait_for(f"{mlflow.url}/health", mlflow.process, seconds=START_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ MODULE: Final = "ibook_assets.definitions"
 
 _POLL_SECONDS: Final = 0.5
 
+_LATEST_RUNS: Final = 20
+"""Runs among which the shown one is; others may begin meanwhile."""
+
 
 class MaterialisationFailedError(IbookError):
     """A Dagster run of the demo failed."""
@@ -38,6 +42,7 @@ def materialise(
     log: Path,
     days: tuple[str, str] | None = None,
     env: dict[str, str] | None = None,
+    shown: bool = True,
 ) -> None:
     """Materialise `keys`, for the partitions of the first to the last of `days` where given.
 
@@ -46,6 +51,7 @@ def materialise(
         log: file for what the command prints.
         days: first and last partition.
         env: variables that differ from this process's.
+        shown: whether to show how far it is; of several at a time only one can.
 
     Raises:
         MaterialisationFailedError: the run failed; the message ends with its last errors.
@@ -56,18 +62,24 @@ def materialise(
     if days:
         command += ["--partition-range", "...".join(days)]
     started = time.time()
-    with dg.DagsterInstance.get() as instance, child("dagster", command, log=log, env=env) as run:
-        with _progress() as progress:
-            task = progress.add_task("starting Dagster", total=None)
-            while run.process.poll() is None:
-                _update(progress, task, _steps(instance, since=started))
-                time.sleep(_POLL_SECONDS)
-            done = _steps(instance, since=started)
-            _update(progress, task, done)
-            progress.update(task, description="done" if run.process.returncode == 0 else "failed")
+    with child("dagster", command, log=log, env=env) as run:
+        if shown:
+            _show(run.process, since=started)
+        run.process.wait()
         if run.process.returncode != 0:
             msg = f"materialising {select} failed; the whole log is {log}. It ends:\n{run.tail(40)}"
             raise MaterialisationFailedError(msg)
+
+
+def _show(process: subprocess.Popen[bytes], *, since: float) -> None:
+    """Show the progress of the first run after `since` until `process` ends."""
+    with dg.DagsterInstance.get() as instance, _progress() as progress:
+        task = progress.add_task("starting Dagster", total=None)
+        while process.poll() is None:
+            _update(progress, task, _steps(instance, since=since))
+            time.sleep(_POLL_SECONDS)
+        _update(progress, task, _steps(instance, since=since))
+        progress.update(task, description="done" if process.returncode == 0 else "failed")
 
 
 def _progress() -> Progress:
@@ -82,11 +94,15 @@ def _progress() -> Progress:
 
 
 def _steps(instance: dg.DagsterInstance, *, since: float) -> dict[str, str]:
-    """Step to `waiting`, `running` or `done`, of the newest run that began after `since`."""
-    newest = instance.get_run_records(limit=1)
-    if not newest or newest[0].create_timestamp.timestamp() < since - 1:
+    """Step to `waiting`, `running` or `done`, of the first run that began after `since`."""
+    later = [
+        record
+        for record in instance.get_run_records(limit=_LATEST_RUNS)
+        if record.create_timestamp.timestamp() >= since - 1
+    ]
+    if not later:
         return {}
-    run = newest[0].dagster_run
+    run = later[-1].dagster_run
     if run.execution_plan_snapshot_id is None:
         return {}
     plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
