@@ -3,9 +3,9 @@
     python -m bench.streaming_sender pace --bootstrap 127.0.0.1:9092 --rate 2000 --seconds 30
 
 `pace` sends one event after the other through a gateway, each at its scheduled time whatever became
-of those before, as soon as a line comes in. It writes a line of JSON when it is ready, when the
-warm-up is over, for some of the orders and when it has sent everything, and leaves when its input
-ends. `fill` sends rows in bulk, as quickly as the gateway takes them.
+of those before. It writes a line of JSON when it is ready, when the warm-up is over, for some of
+the orders and when it has sent everything; after the first two, and before it leaves, it waits for
+a line or the end of its input. `fill` sends rows in bulk, as quickly as the gateway takes them.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def pace(bootstrap: str, *, rate: int, seconds: int) -> None:
         tell("ready", known_us=clock())
         sys.stdin.readline()
         _send(gateway, events[:warm_up], rate, clock, sampled=False)
-        tell("measuring")
+        tell("warm", known_us=clock())
+        sys.stdin.readline()
         began = time.monotonic()
         lags = _send(gateway, events[warm_up:], rate, clock, sampled=True)
         took = time.monotonic() - began
