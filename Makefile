@@ -59,6 +59,24 @@ stream-stop: ## End what stream-start started
 seed-data: $(STAMP) ## Write the reference data set (10,000 transactions) to data/
 	@$(BIN)/python -m ibook_sim seed-data --out data
 
+.PHONY: sim-list
+sim-list: $(STAMP) ## List the simulator's scenarios
+	@$(BIN)/python -m ibook_sim list-scenarios
+
+.PHONY: sim-run
+sim-run: $(STAMP) ## Run one scenario (scenario=flash-sale duration=10m), report in reports/
+	@$(BIN)/python -m ibook_sim run $(or $(scenario),normal-traffic) \
+	$(if $(duration),--duration $(duration)) -o reports/$(or $(scenario),normal-traffic).html
+
+.PHONY: sim-run-all
+sim-run-all: $(STAMP) ## Run every scenario (duration=10m), reports in reports/
+	@$(BIN)/python -m ibook_sim run-all $(if $(duration),--duration $(duration)) -o reports
+
+.PHONY: sim-mix
+sim-mix: $(STAMP) ## Run scenarios at once (duration=10m scenarios="drift:40,null:60")
+	@$(BIN)/python -m ibook_sim mix $(if $(duration),--duration $(duration)) \
+	$(if $(scenarios),--scenarios "$(scenarios)") -o reports/mix.html
+
 .PHONY: clean
 clean: ## Delete all state and caches (asks first; YES=1 does not)
 	@if [ "$(YES)" != 1 ]; then read -r -p "Delete $(STATE), reports and caches? [y/N] " a; [ "$$a" = y ]; fi

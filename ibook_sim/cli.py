@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ibook_assets.core.errors import IbookError
 from ibook_assets.core.settings import Settings
+from ibook_sim import scenario_commands
 from ibook_sim import seed_data as seeds
 from ibook_sim.describe import Description
 from ibook_sim.describe import describe as describe_world
@@ -71,6 +72,11 @@ def explains_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
     return wrapped
 
 
+app.command("list-scenarios")(explains_errors(scenario_commands.list_scenarios))
+app.command("validate")(explains_errors(scenario_commands.validate))
+app.command("run")(explains_errors(scenario_commands.run))
+app.command("run-all")(explains_errors(scenario_commands.run_all))
+app.command("mix")(explains_errors(scenario_commands.mix))
 app.command("realtime")(explains_errors(realtime_commands.realtime))
 app.command("replay")(explains_errors(realtime_commands.replay))
 

@@ -1,0 +1,265 @@
+"""Commands that list, check and run scenarios offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.settings import Settings
+from ibook_sim.drift import AXES, Drift
+from ibook_sim.durations import seconds_of, spelled
+from ibook_sim.report import read_summary, summary, write_report
+from ibook_sim.running import RunPlan, planned
+from ibook_sim.running import run as run_plan
+from ibook_sim.scenarios import Scenario, mixed, parse_weights, scenario, scenarios
+
+EXIT_BROKEN: Final = 1
+"""Exit code when an objective fails."""
+EXIT_INTERRUPTED: Final = 130
+
+_out: Final = Console()
+_err: Final = Console(stderr=True)
+
+Name = Annotated[str, typer.Argument(help="See list-scenarios.")]
+Duration = Annotated[
+    str | None, typer.Option(help="Minutes, or 90s, 10m: scales the orders. Default: its own.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Default: IBOOK_SIM_SEED.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", dir_okay=False, help="HTML report; its figures beside it (.json)."),
+]
+Previous = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="Compare with this run's .json.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def list_scenarios(*, as_json: Json = False) -> None:
+    """List the scenarios."""
+    if as_json:
+        _print_json([item.model_dump(mode="json") for item in scenarios().values()])
+        return
+    table = Table("scenario", "what happens")
+    for item in scenarios().values():
+        table.add_row(item.name, item.description)
+    _out.print(table)
+
+
+def validate(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all.")] = None,
+) -> None:
+    """Check that scenarios can be run: their types, worlds, traffic and parts."""
+    for name in names or list(scenarios()):
+        item = scenario(name)
+        plan = planned(item, seed=0)
+        _out.print(f"{name}: sound, {plan.orders:,} orders in {spelled(plan.duration_seconds)}")
+
+
+def run(
+    name: Name,
+    *,
+    duration: Duration = None,
+    seed: Seed = None,
+    drift_level: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Default: the scenario's.")
+    ] = None,
+    drift_seed: Annotated[int | None, typer.Option(min=0, help="Seed of the coins.")] = None,
+    drift_transactions: Annotated[
+        int | None, typer.Option(min=100, max=5_000_000, help="Orders, instead of a duration.")
+    ] = None,
+    out: Out = None,
+    previous: Previous = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run one scenario offline and judge it; exit code 1 when an objective fails."""
+    if duration is not None and drift_transactions is not None:
+        msg = "--duration and --drift-transactions both set the number of orders; give one"
+        raise ContractError(msg)
+    item = scenario(name)
+    plan = planned(
+        item,
+        seed=_seed(seed),
+        duration_seconds=_seconds(duration),
+        orders=drift_transactions,
+        drift=_drift(item, drift_level, drift_seed),
+    )
+    _one(plan, out, previous, dry_run=dry_run, as_json=as_json)
+
+
+def mix(
+    weights: Annotated[
+        str | None, typer.Option("--scenarios", help='"name:weight,name:weight". Default: mix.')
+    ] = None,
+    *,
+    duration: Duration = None,
+    seed: Seed = None,
+    out: Out = None,
+    previous: Previous = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run several scenarios at once, each with its weight of the orders."""
+    item = mixed(parse_weights(weights)) if weights else scenario("mix")
+    plan = planned(item, seed=_seed(seed), duration_seconds=_seconds(duration))
+    _one(plan, out, previous, dry_run=dry_run, as_json=as_json)
+
+
+def run_all(
+    *,
+    duration: Duration = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", file_okay=False, help="Folder of the reports.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run every scenario offline; Ctrl-C keeps what has been run. Exit code 1 when one fails."""
+    plans = [
+        planned(item, seed=_seed(seed), duration_seconds=_seconds(duration))
+        for item in scenarios().values()
+    ]
+    if dry_run:
+        _show_plans(plans, as_json=as_json)
+        return
+    found: list[dict[str, Any]] = []
+    interrupted = False
+    with _progress("orders", sum(plan.orders for plan in plans), quiet=as_json) as advance:
+        try:
+            for plan in plans:
+                result = run_plan(plan, advance=advance)
+                if out:
+                    write_report(result, out / f"{plan.scenario.name}.html")
+                found.append(summary(result))
+        except KeyboardInterrupt:
+            interrupted = True
+    if as_json:
+        _print_json(found)
+    else:
+        _show(found, out)
+    if interrupted:
+        _err.print(f"interrupted: {len(found)} of {len(plans)} scenarios were run")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not all(item["passed"] for item in found):
+        raise typer.Exit(EXIT_BROKEN)
+
+
+def _one(
+    plan: RunPlan, out: Path | None, previous: Path | None, *, dry_run: bool, as_json: bool
+) -> None:
+    if dry_run:
+        _show_plans([plan], as_json=as_json)
+        return
+    before = read_summary(previous) if previous else None
+    with _progress("orders", plan.orders, quiet=as_json) as advance:
+        result = run_plan(plan, advance=advance)
+    found = summary(result)
+    if out:
+        write_report(result, out, previous=before)
+    if as_json:
+        _print_json(found)
+    else:
+        _show_checks(found, before)
+        if out:
+            _out.print(f"report: {out}")
+    if not found["passed"]:
+        raise typer.Exit(EXIT_BROKEN)
+
+
+def _drift(item: Scenario, level: float | None, seed: int | None) -> Drift | None:
+    if level is None and seed is None:
+        return None
+    if item.parts:
+        msg = "a mix drifts as its parts do; run one scenario to set its drift"
+        raise ContractError(msg)
+    # A scenario that does not drift by itself drifts along every axis when asked to.
+    axes = item.drift.axes if item.drift.level else AXES
+    return Drift(
+        level=item.drift.level if level is None else level,
+        axes=axes,
+        seed=item.drift.seed if seed is None else seed,
+    )
+
+
+def _seed(seed: int | None) -> int:
+    return Settings().sim_seed if seed is None else seed
+
+
+def _seconds(duration: str | None) -> float | None:
+    return None if duration is None else seconds_of(duration, bare="m")
+
+
+def _show_plans(plans: list[RunPlan], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(
+            [
+                {
+                    "scenario": plan.scenario.name,
+                    "seed": plan.seed,
+                    "duration_seconds": plan.duration_seconds,
+                    "parts": {item.name: orders for item, orders in plan.parts},
+                }
+                for plan in plans
+            ]
+        )
+        return
+    table = Table("scenario", "seed", "length", "orders", "of")
+    for plan in plans:
+        parts = ", ".join(item.name for item, _ in plan.parts)
+        length = spelled(plan.duration_seconds)
+        table.add_row(plan.scenario.name, str(plan.seed), length, f"{plan.orders:,}", parts)
+    _out.print(table)
+
+
+def _show(found: list[dict[str, Any]], out: Path | None) -> None:
+    table = Table("scenario", "verdict", "broken", "orders")
+    for item in found:
+        broken = ", ".join(c["name"] for c in item["checks"] if not c["passed"])
+        verdict = "[green]passed[/]" if item["passed"] else "[red]failed[/]"
+        table.add_row(item["scenario"], verdict, broken, f"{item['orders']:,}")
+    _out.print(table)
+    if out and found:
+        _out.print(f"reports: {out}")
+
+
+def _show_checks(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    past = {c["name"]: c["value"] for c in before["checks"]} if before else {}
+    verdict = "passed" if found["passed"] else "failed"
+    table = Table(title=f"{found['scenario']}, seed {found['seed']}: {verdict}")
+    for name in ("objective", "value", "limit", *(["previous"] if before else []), ""):
+        table.add_column(name)
+    for check in found["checks"]:
+        row = [check["name"], _number(check["value"]), f"{check['sense']} {check['limit']:,.4g}"]
+        if before:
+            row.append(_number(past.get(check["name"])))
+        table.add_row(*row, "[green]passed[/]" if check["passed"] else "[red]failed[/]")
+    _out.print(table)
+    _out.print(f"scores: {found['scorer']}; latency: imagined service, not measured")
+
+
+def _number(value: object) -> str:
+    return f"{value:,.4g}" if isinstance(value, int | float) else "not measured"
+
+
+@contextmanager
+def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=_err, disable=quiet) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
