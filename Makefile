@@ -77,6 +77,12 @@ sim-mix: $(STAMP) ## Run scenarios at once (duration=10m scenarios="drift:40,nul
 	@$(BIN)/python -m ibook_sim mix $(if $(duration),--duration $(duration)) \
 	$(if $(scenarios),--scenarios "$(scenarios)") -o reports/mix.html
 
+.PHONY: sim-realtime
+sim-realtime: $(STAMP) ## Load on a schedule (scenario=flash-sale rps=200 duration=60, API_BASE_URL)
+	@$(BIN)/ibook sim realtime $(or $(scenario),normal-traffic) \
+	$(if $(rps),--rps $(rps)) $(if $(duration),--duration $(duration)) \
+	-o reports/realtime-$(or $(scenario),normal-traffic).json
+
 .PHONY: clean
 clean: ## Delete all state and caches (asks first; YES=1 does not)
 	@if [ "$(YES)" != 1 ]; then read -r -p "Delete $(STATE), reports and caches? [y/N] " a; [ "$$a" = y ]; fi
