@@ -111,11 +111,15 @@ async def run(
             url = scoring_url(api)
             target = HttpTarget(url, http_requests(bodies(load.rows), url), faults=faults)
             send = (await stack.enter_async_context(target)).send
-        async with asyncio.TaskGroup() as group:
-            feeding = (
-                group.create_task(feed(load.rows, load.due, sink, stop=stop)) if sink else None
-            )
-            recording = await _driven(load, send, room, stop=stop, watch=watch)
+        try:
+            async with asyncio.TaskGroup() as group:
+                feeding = (
+                    group.create_task(feed(load.rows, load.due, sink, stop=stop)) if sink else None
+                )
+                recording = await _driven(load, send, room, stop=stop, watch=watch)
+        except ExceptionGroup as failed:
+            # The log's failure ends the requests too; callers branch on its own type.
+            raise failed.exceptions[0] from failed
     return Run(load, api, room, recording, feeding.result() if feeding else None)
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from ibook_assets.core.errors import StoreUnavailableError
 from ibook_sim.cli import app
 from ibook_sim.export import write_days, write_truth
 from ibook_sim.realtime.events import feed
@@ -134,3 +135,17 @@ def test_every_order_reaches_the_log_once_as_if_it_happened_now(transactions: pa
     ago = ints(rows, "known_ts") - ints(rows, "occurred_ts")
     assert (ints(arrived, "occurred_ts") + ago <= now_us).all()
     assert np.ptp(ints(arrived, "occurred_ts") + ago) < 60_000_000
+
+
+class Away(Kept):
+    """A log that takes nothing."""
+
+    def send(self, rows: pa.Table) -> int:
+        msg = f"no broker takes {rows.num_rows} orders"
+        raise StoreUnavailableError(msg)
+
+
+def test_a_log_that_is_away_ends_the_run_as_what_it_is() -> None:
+    load = simulated(scenario("normal-traffic"), seed=3, rps=50.0, seconds=600.0)
+    with pytest.raises(StoreUnavailableError, match="no broker"):
+        asyncio.run(run(load, api=None, room=None, sink=Away(), watch=lambda _, __: None))
