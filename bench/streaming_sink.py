@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -160,7 +161,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     options = parser.parse_args()
-    kafka = any(JARS.glob("kafka_*.jar"))
+    kafka = shutil.which("java") is not None and any(JARS.glob("kafka_*.jar"))
+    if not kafka:
+        print("Apache Kafka is left out: it needs Java and `make services`")
     services: tuple[type[BrokerService], ...] = (DevBrokerService,)
     services = (KafkaService, *services) if kafka else services
     found = [m for service in services for m in measurements(service, options.rows)]
