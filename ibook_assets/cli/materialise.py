@@ -26,7 +26,7 @@ from ibook_assets.core.errors import IbookError
 
 MODULE: Final = "ibook_assets.definitions"
 
-_POLL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 1.0
 
 _LATEST_RUNS: Final = 20
 """Runs among which the shown one is; others may begin meanwhile."""

@@ -39,7 +39,7 @@ from ibook_assets.stores.online.live import LiveStore
 from ibook_assets.streaming.listening import Silence
 
 GROUP: Final = "ibook-feature-log"
-POLL_MS: Final = 50
+POLL_MS: Final = 200
 POLL_RECORDS: Final = 2_000
 MAX_WAITING: Final = 50_000
 """Orders that may wait for the watermark; above, reading pauses."""

@@ -40,7 +40,7 @@ GROUP: Final = "ibook-online-store"
 TOPICS: Final = tuple(topic_of(spec.name) for spec in RAW_TABLES)
 """What members of the group share. Equal partition numbers hold the events of the same users."""
 
-POLL_MS: Final = 20
+POLL_MS: Final = 50
 POLL_RECORDS: Final = 5_000
 MAX_WAITING_ROWS: Final = 500_000
 """Rows that may wait for a watermark; above, reading pauses."""

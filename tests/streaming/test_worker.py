@@ -33,7 +33,7 @@ BASE_US = day_start_us(DAY)
 PARTITIONS = 2
 CHUNKS = 10
 TURNS = 3_000
-"""Turns of a worker, of 20 ms and more, after which it counts as stuck."""
+"""Turns of a worker, of 50 ms and more, after which it counts as stuck."""
 
 
 @pytest.fixture(scope="module")
