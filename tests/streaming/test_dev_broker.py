@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -84,3 +85,14 @@ def test_a_single_batch_over_the_limit_is_kept() -> None:
     log.append(batch)
     log.append(batch)
     assert (log.start, log.end) == (1, 2)
+
+
+def test_what_comes_between_looking_and_waiting_ends_the_wait() -> None:
+    async def look_then_wait() -> bool:
+        log = PartitionLog("raw.views/0", retention_bytes=1_000)
+        waiting = asyncio.ensure_future(log.changed())
+        # The task has not begun yet.
+        log.wake()
+        return await waiting
+
+    assert asyncio.run(look_then_wait())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,9 +84,11 @@ class PartitionLog:
                 return first_at_or_after(stored.data, timestamp_ms) or (-1, -1)
         return -1, -1
 
-    async def changed(self) -> None:
-        """Wait until something is appended or the log is deleted."""
-        await self._changed.wait()
+    def changed(self) -> Coroutine[None, None, bool]:
+        """What ends when something is appended, or the log deleted, after this call."""
+        # Not a coroutine of our own: its body would look for the event when it first runs, which
+        # may be after the change.
+        return self._changed.wait()
 
     def wake(self) -> None:
         """End every `changed`."""
