@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, ParamSpec, TypeVar
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ibook_assets.core.errors import IbookError
 from ibook_assets.core.settings import Settings
 from ibook_sim import scenario_commands
 from ibook_sim import seed_data as seeds
+from ibook_sim.console import print_json, progress_bar, stderr, stdout
 from ibook_sim.describe import Description
 from ibook_sim.describe import describe as describe_world
 from ibook_sim.export import write_catalogue, write_days, write_truth
@@ -27,8 +24,6 @@ from ibook_sim.realtime import commands as realtime_commands
 from ibook_sim.world import World, WorldConfig, days_from
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-_out: Final = Console()
-_err: Final = Console(stderr=True)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -66,7 +61,7 @@ def explains_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
             message = f"the world cannot be made: {problems}"
         except (IbookError, OSError) as error:
             message = str(error)
-        _err.print(f"[bold red]error[/]: {message}", highlight=False, soft_wrap=True)
+        stderr.print(f"[bold red]error[/]: {message}", highlight=False, soft_wrap=True)
         raise typer.Exit(2)
 
     return wrapped
@@ -99,21 +94,21 @@ def world(
     """Write the tables of DAYS days as Parquet: OUT/<table>/dt=YYYY-MM-DD/part.parquet."""
     config = _config(seed, start, users=users, events=events, orders_per_day=orders_per_day)
     dates = days_from(config.start_date, days)
-    with _progress("days written", days, quiet=as_json) as advance:
+    with progress_bar("days written", days, quiet=as_json) as advance:
         rows = dict(write_days(config, dates, out, processes=processes, advance=advance))
     simulated = World(config)
     rows |= write_catalogue(simulated, dates[-1], out)
     if truth:
         rows["truth"] = write_truth(simulated, dates, out)
     if as_json:
-        _print_json({"out": str(out), "first": dates[0], "last": dates[-1], "rows": rows})
+        print_json({"out": str(out), "first": dates[0], "last": dates[-1], "rows": rows})
         return
     table = Table(title=f"{dates[0]} to {dates[-1]} in {out}")
     table.add_column("table")
     table.add_column("rows", justify="right")
     for name, count in rows.items():
         table.add_row(name, f"{count:,}")
-    _out.print(table)
+    stdout.print(table)
 
 
 @app.command("seed-data")
@@ -125,19 +120,19 @@ def seed_data(
     as_json: Json = False,
 ) -> None:
     """Write the reference data set: 10,000 orders, 100 events, 1,000 accounts, 3 % fraud."""
-    with _progress("seed data", 1, quiet=as_json) as advance:
+    with progress_bar("seed data", 1, quiet=as_json) as advance:
         data = seeds.seed_data(seed)
         paths = seeds.write_seed_data(data, out)
         advance(1)
     rows = {name: table.num_rows for name, table in data.items()}
     if as_json:
-        _print_json({name: {"path": str(paths[name]), "rows": rows[name]} for name in rows})
+        print_json({name: {"path": str(paths[name]), "rows": rows[name]} for name in rows})
         return
     table = Table("table", "path", title=f"Seed data set (seed {seed})")
     table.add_column("rows", justify="right")
     for name, count in rows.items():
         table.add_row(name, str(paths[name]), f"{count:,}")
-    _out.print(table)
+    stdout.print(table)
 
 
 @app.command()
@@ -154,12 +149,12 @@ def describe(
 ) -> None:
     """Show what the first DAYS days look like, and the best a fraud model can do on them."""
     config = _config(seed, start, users=users, events=events, orders_per_day=orders_per_day)
-    with _progress("days", days, quiet=as_json) as advance:
+    with progress_bar("days", days, quiet=as_json) as advance:
         description = describe_world(config, days, advance=advance)
     if as_json:
-        _print_json(description.as_dict())
+        print_json(description.as_dict())
         return
-    _out.print(_summary(config, description))
+    stdout.print(_summary(config, description))
 
 
 def _summary(config: WorldConfig, seen: Description) -> Table:
@@ -192,15 +187,3 @@ def _config(seed: int | None, start: datetime | None, **sizes: float | None) -> 
     values = WorldConfig.from_settings(Settings()).model_dump()
     given = {"seed": seed, "start_date": start.date() if start else None, **sizes}
     return WorldConfig.model_validate(values | {k: v for k, v in given.items() if v is not None})
-
-
-@contextmanager
-def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=_err, disable=quiet) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
+from ibook_sim.console import print_json, progress_bar, stderr, stdout
 from ibook_sim.drift import AXES, Drift
 from ibook_sim.durations import seconds_of, spelled
 from ibook_sim.report import read_summary, summary, write_report
@@ -26,8 +23,6 @@ EXIT_BROKEN: Final = 1
 """Exit code when an objective fails."""
 EXIT_INTERRUPTED: Final = 130
 
-_out: Final = Console()
-_err: Final = Console(stderr=True)
 
 Name = Annotated[str, typer.Argument(help="See list-scenarios.")]
 Duration = Annotated[
@@ -48,12 +43,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 def list_scenarios(*, as_json: Json = False) -> None:
     """List the scenarios."""
     if as_json:
-        _print_json([item.model_dump(mode="json") for item in scenarios().values()])
+        print_json([item.model_dump(mode="json") for item in scenarios().values()])
         return
     table = Table("scenario", "what happens")
     for item in scenarios().values():
         table.add_row(item.name, item.description)
-    _out.print(table)
+    stdout.print(table)
 
 
 def validate(
@@ -63,7 +58,7 @@ def validate(
     for name in names or list(scenarios()):
         item = scenario(name)
         plan = planned(item, seed=0)
-        _out.print(f"{name}: sound, {plan.orders:,} orders in {spelled(plan.duration_seconds)}")
+        stdout.print(f"{name}: sound, {plan.orders:,} orders in {spelled(plan.duration_seconds)}")
 
 
 def run(
@@ -136,7 +131,7 @@ def run_all(
         return
     found: list[dict[str, Any]] = []
     interrupted = False
-    with _progress("orders", sum(plan.orders for plan in plans), quiet=as_json) as advance:
+    with progress_bar("orders", sum(plan.orders for plan in plans), quiet=as_json) as advance:
         try:
             for plan in plans:
                 result = run_plan(plan, advance=advance)
@@ -146,11 +141,11 @@ def run_all(
         except KeyboardInterrupt:
             interrupted = True
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _show(found, out)
     if interrupted:
-        _err.print(f"interrupted: {len(found)} of {len(plans)} scenarios were run")
+        stderr.print(f"interrupted: {len(found)} of {len(plans)} scenarios were run")
         raise typer.Exit(EXIT_INTERRUPTED)
     if not all(item["passed"] for item in found):
         raise typer.Exit(EXIT_BROKEN)
@@ -163,17 +158,17 @@ def _one(
         _show_plans([plan], as_json=as_json)
         return
     before = read_summary(previous) if previous else None
-    with _progress("orders", plan.orders, quiet=as_json) as advance:
+    with progress_bar("orders", plan.orders, quiet=as_json) as advance:
         result = run_plan(plan, advance=advance)
     found = summary(result)
     if out:
         write_report(result, out, previous=before)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _show_checks(found, before)
         if out:
-            _out.print(f"report: {out}")
+            stdout.print(f"report: {out}")
     if not found["passed"]:
         raise typer.Exit(EXIT_BROKEN)
 
@@ -203,7 +198,7 @@ def _seconds(duration: str | None) -> float | None:
 
 def _show_plans(plans: list[RunPlan], *, as_json: bool) -> None:
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "scenario": plan.scenario.name,
@@ -220,7 +215,7 @@ def _show_plans(plans: list[RunPlan], *, as_json: bool) -> None:
         parts = ", ".join(item.name for item, _ in plan.parts)
         length = spelled(plan.duration_seconds)
         table.add_row(plan.scenario.name, str(plan.seed), length, f"{plan.orders:,}", parts)
-    _out.print(table)
+    stdout.print(table)
 
 
 def _show(found: list[dict[str, Any]], out: Path | None) -> None:
@@ -229,9 +224,9 @@ def _show(found: list[dict[str, Any]], out: Path | None) -> None:
         broken = ", ".join(c["name"] for c in item["checks"] if not c["passed"])
         verdict = "[green]passed[/]" if item["passed"] else "[red]failed[/]"
         table.add_row(item["scenario"], verdict, broken, f"{item['orders']:,}")
-    _out.print(table)
+    stdout.print(table)
     if out and found:
-        _out.print(f"reports: {out}")
+        stdout.print(f"reports: {out}")
 
 
 def _show_checks(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
@@ -245,21 +240,9 @@ def _show_checks(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> 
         if before:
             row.append(_number(past.get(check["name"])))
         table.add_row(*row, "[green]passed[/]" if check["passed"] else "[red]failed[/]")
-    _out.print(table)
-    _out.print(f"scores: {found['scorer']}; latency: imagined service, not measured")
+    stdout.print(table)
+    stdout.print(f"scores: {found['scorer']}; latency: imagined service, not measured")
 
 
 def _number(value: object) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) else "not measured"
-
-
-@contextmanager
-def _progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=_err, disable=quiet) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -7,7 +7,7 @@ derived from the `TableSpec`s, as in `stores.contracts`; repetitions are that mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -34,6 +34,11 @@ class LogRecord(NamedTuple):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
+
+
+def log_records(polled: Iterable[Any]) -> list[LogRecord]:
+    """Messages as a consumer polled them."""
+    return [LogRecord(r.partition, r.offset, r.timestamp, r.key, r.value) for r in polled]
 
 
 class Refused(NamedTuple):

@@ -300,7 +300,7 @@ class _DirectSocket(KafkaNetSocket):  # type: ignore[misc] # kafka-python has no
     ) -> _Socket:
         try:
             connected: _Socket = await super().sock_connect(net, sock, sockaddr, timeout_at)
-        except BaseException:
+        except BaseException:  # a cancelled connection too; it goes on
             sock.close()
             raise
         return connected

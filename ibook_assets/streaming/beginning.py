@@ -5,7 +5,14 @@ from __future__ import annotations
 from ibook_assets.core.errors import ConflictError
 from ibook_assets.stores.log_files import LogFiles
 from ibook_assets.stores.online.format import PROGRESS_KEY
-from ibook_assets.stores.online.live import LiveStore, Position, Progress, Write
+from ibook_assets.stores.online.live import (
+    LiveStore,
+    Position,
+    Progress,
+    Write,
+    partition_name,
+    progress_of,
+)
 from ibook_assets.streaming.topics import ROW_TOPICS
 
 
@@ -22,16 +29,16 @@ def follow(store: LiveStore, begin: dict[str, list[int]]) -> None:
         ConflictError: a worker commits meanwhile; end it first.
     """
     reading = store.read([PROGRESS_KEY])
-    progress = Progress.decode(reading.values[0] or b"")
+    progress = progress_of(reading.values[0])
     watermark_us = max(
         (position.applied_us for position in progress.positions.values()),
         default=progress.base_us,
     )
     positions = {
-        f"{topic}/{number}": Position(offset, watermark_us)
+        partition_name(topic, number): Position(offset, watermark_us)
         for topic, offsets in begin.items()
         for number, offset in enumerate(offsets)
-        if f"{topic}/{number}" in progress.positions
+        if partition_name(topic, number) in progress.positions
     }
     moved = Progress(watermark_us, positions).encoded()
     if not store.commit(reading.version, {PROGRESS_KEY: Write(moved)}):

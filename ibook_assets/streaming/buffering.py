@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +82,3 @@ class Buffer:
         for place, chunks in self._waiting.items():
             kept = (c.take(c.known_us >= until_us) for c in chunks)
             self._waiting[place] = [c for c in kept if len(c.offsets)]
-
-
-def days_of(tables: Iterable[pa.Table], day_us: int) -> list[int]:
-    """The days, in units of `day_us`, that any row is known on, ascending."""
-    found = [np.unique(integers(t["known_ts"], null=0) // day_us) for t in tables]
-    return sorted({int(day) for days in found for day in days})

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
 
 from ibook_assets.core.arrow import integers, pc
 from ibook_assets.core.ids import MISSING_ID
 from ibook_assets.core.messages import topic_of
 from ibook_assets.core.tables import CATEGORIES, EVENTS
 from ibook_assets.core.watermark import Partition
-from ibook_assets.stores.intake import LogRecord, intake
+from ibook_assets.stores.intake import intake, log_records
 from ibook_assets.stores.log import LogAddress, answering, open_consumer, partitions_of
 from ibook_assets.stores.online.format import (
     EVENT_ATTRIBUTES,
     pack_attributes,
     unpack_attributes,
 )
-from ibook_assets.stores.online.live import Position, Progress
+from ibook_assets.stores.online.live import Position, Progress, partition_name
 
 TOPIC: Final = topic_of(EVENTS.name)
 
@@ -91,7 +91,7 @@ class CatalogueReader:
         """Read on from where the store is."""
         self._events.clear()
         for place in self._places:
-            position = progress.positions.get(_name(place))
+            position = progress.positions.get(partition_name(*place))
             offset = position.offset if position else 0
             self._consumer.seek(place, offset)
             self.read[tuple(place)] = offset
@@ -101,17 +101,16 @@ class CatalogueReader:
         with answering(self._address):
             found = self._consumer.poll(timeout_ms=0, max_records=POLL_RECORDS)
         for place, records in found.items():
-            log = [LogRecord(r.partition, r.offset, r.timestamp, r.key, r.value) for r in records]
-            taken = intake(TOPIC, log)
+            taken = intake(TOPIC, log_records(records))
             for offset, (event, attributes) in zip(
                 taken.offsets.tolist(), _packed(taken.rows), strict=True
             ):
-                self._events[event] = Learnt(_name(place), offset, attributes)
+                self._events[event] = Learnt(partition_name(*place), offset, attributes)
             self.read[tuple(place)] = records[-1].offset + 1
 
     def news(self) -> News:
         """What has been read since the last `forget`."""
-        read = {f"{topic}/{number}": offset for (topic, number), offset in self.read.items()}
+        read = {partition_name(*place): offset for place, offset in self.read.items()}
         return News(dict(self._events), read)
 
     def forget(self) -> None:
@@ -147,7 +146,3 @@ def _packed(events: pa.Table) -> Iterator[tuple[int, bytes]]:
     ]
     for event, *attributes in zip(*columns, strict=True):
         yield event, pack_attributes(tuple(attributes))
-
-
-def _name(place: TopicPartition) -> str:
-    return f"{place.topic}/{place.partition}"

@@ -143,7 +143,7 @@ class Gateway:
                 patience_seconds=patience_seconds,
             )
             self._greet()
-        except BaseException:
+        except BaseException:  # whatever it is goes on, but no producer's thread stays behind
             close_producer(self._producer, seconds=0)
             raise
         self._beating = threading.Thread(

@@ -22,7 +22,7 @@ from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.messages import FEATURES_LOG, encode, topic_of
 from ibook_assets.core.skew import definition_of, sampled
 from ibook_assets.core.tables import TRANSACTIONS
-from ibook_assets.stores.intake import LogRecord, intake
+from ibook_assets.stores.intake import intake, log_records
 from ibook_assets.stores.log import (
     REQUEST_TIMEOUT_MS,
     LogAddress,
@@ -133,8 +133,7 @@ class Probe:
         for place in self._waiting.keys() - self._consumer.assignment():
             del self._waiting[place], self._read[place]
         for place, records in found.items():
-            log = [LogRecord(r.partition, r.offset, r.timestamp, r.key, r.value) for r in records]
-            taken = intake(place.topic, log)
+            taken = intake(place.topic, log_records(records))
             ids = taken.rows["transaction_id"].to_numpy()
             chosen = np.flatnonzero(sampled(ids, self._share))
             rows = taken.rows.take(chosen).to_pylist()

@@ -121,7 +121,7 @@ class Sink:
                 metadata_max_age_ms=5_000,
                 max_partition_fetch_bytes=4 * 2**20,
             )
-        except BaseException:
+        except BaseException:  # whatever it is goes on, but no producer's thread stays behind
             close_producer(self._producer, seconds=0)
             raise
         self._consumer.subscribe(sorted(topics), listener=self._assignment)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ibook_assets.stores.log import LogAddress, end_offsets, open_consumer, partitions_of
 from ibook_assets.stores.log_files import LogFiles
-from ibook_assets.stores.online.live import LiveStore
+from ibook_assets.stores.online.live import LiveStore, partition_name
 from ibook_assets.streaming.topics import ROW_TOPICS
 
 
@@ -62,7 +62,7 @@ def standing(address: LogAddress, files: LogFiles, store: LiveStore) -> Standing
     landed = {topic: files.ends(topic) for topic in ROW_TOPICS}
     found = []
     for topic, number in places:
-        applied = progress.positions.get(f"{topic}/{number}")
+        applied = progress.positions.get(partition_name(topic, number))
         found.append(
             PartitionStanding(
                 topic,

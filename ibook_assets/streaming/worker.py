@@ -20,7 +20,7 @@ from ibook_assets.core.errors import StoreUnavailableError
 from ibook_assets.core.messages import spec_of, topic_of
 from ibook_assets.core.tables import RAW_TABLES
 from ibook_assets.core.watermark import Partition
-from ibook_assets.stores.intake import LogRecord, intake
+from ibook_assets.stores.intake import intake, log_records
 from ibook_assets.stores.log import (
     LogAddress,
     answering,
@@ -29,7 +29,7 @@ from ibook_assets.stores.log import (
     partitions_of,
     subscribe,
 )
-from ibook_assets.stores.online.live import LiveStore, Position, Progress
+from ibook_assets.stores.online.live import LiveStore, Position, Progress, partition_name
 from ibook_assets.streaming.applying import Applier, OvertakenError
 from ibook_assets.streaming.buffering import Buffer
 from ibook_assets.streaming.cataloguing import TOPIC as CATALOGUE
@@ -157,8 +157,8 @@ class Worker:
             for place in partitions_of(self._address, self._consumer, topic)
         ]
         ends = end_offsets(self._address, self._consumer, places)
-        begun = progress.including(_name(*place) for place in places).positions
-        return any(begun[_name(*place)].offset < end for place, end in ends.items())
+        begun = progress.including(partition_name(*place) for place in places).positions
+        return any(begun[partition_name(*place)].offset < end for place, end in ends.items())
 
     def turn(self) -> None:
         """Read, listen, and commit what the watermark has passed."""
@@ -189,7 +189,7 @@ class Worker:
             for place, offset in starts.items():
                 self._consumer.seek(place, offset)
             self._everybody = [
-                _name(topic, number)
+                partition_name(topic, number)
                 for topic in (*TOPICS, CATALOGUE)
                 for number in sorted(self._consumer.partitions_for_topic(topic) or ())
             ]
@@ -197,19 +197,21 @@ class Worker:
         self._catalogue.restart(progress)
         # Where the store has no position yet, ours is the one that `including` begins with.
         begun = progress.including(self._everybody)
-        self._applied = {tuple(place): begun.positions[_name(*place)] for place in places}
+        self._applied = {tuple(place): begun.positions[partition_name(*place)] for place in places}
         if places:
             self._listener.restart(min(p.applied_us for p in self._applied.values()))
         self._assignment.changed = False
         self.status.assignments += 1
-        _log.info("reads from %s", {_name(*p): o for p, o in sorted(self._buffer.read.items())})
+        _log.info(
+            "reads from %s", {partition_name(*p): o for p, o in sorted(self._buffer.read.items())}
+        )
 
     def _starts(
         self, progress: Progress, places: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
         """Where to read from: the store's offset, or the first event that its backfill lacks."""
         untouched = Position(0, progress.base_us)
-        positions = {p: progress.positions.get(_name(*p), untouched) for p in places}
+        positions = {p: progress.positions.get(partition_name(*p), untouched) for p in places}
         known = {p: at.offset for p, at in positions.items() if at != untouched}
         new = [p for p in places if p not in known]
         if not new:
@@ -220,7 +222,7 @@ class Worker:
         return known | {p: found[p].offset if found[p] else ends[p] for p in new}
 
     def _take(self, place: TopicPartition, records: Sequence[Any]) -> None:
-        taken = intake(place.topic, [_as_log_record(record) for record in records])
+        taken = intake(place.topic, log_records(records))
         self.status.refused_messages += len(taken.refused)
         next_offset = records[-1].offset + 1
         self._buffer.add(tuple(place), taken.rows, taken.offsets, next_offset=next_offset)
@@ -246,8 +248,8 @@ class Worker:
         raw = {spec_of(topic).name: rows for topic, rows in due.items()}
         self._applier.commit(
             raw,
-            before={_name(*place): position for place, position in self._applied.items()},
-            after={_name(*place): position for place, position in after.items()},
+            before={partition_name(*place): position for place, position in self._applied.items()},
+            after={partition_name(*place): position for place, position in after.items()},
             news=self._catalogue.news(),
             everybody=self._everybody,
         )
@@ -274,12 +276,3 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-pyth
         """Take over."""
         self.partitions = sorted(assigned)
         self.changed = True
-
-
-def _name(topic: str, number: int) -> str:
-    """A partition as the store's progress names it."""
-    return f"{topic}/{number}"
-
-
-def _as_log_record(record: Any) -> LogRecord:  # noqa: ANN401 - kafka-python has no types
-    return LogRecord(record.partition, record.offset, record.timestamp, record.key, record.value)

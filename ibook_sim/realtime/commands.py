@@ -12,12 +12,12 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
+from ibook_sim.console import stderr, stdout
 from ibook_sim.durations import seconds_of
 from ibook_sim.realtime.driving import Watcher
 from ibook_sim.realtime.events import OpenSink
@@ -30,8 +30,6 @@ INVALID: Final = 1
 """Exit code of a run that did not keep the asked rate."""
 _RECENT: Final = 1_000
 
-_out: Final = Console()
-_err: Final = Console(stderr=True)
 
 Api = Annotated[
     str | None,
@@ -72,7 +70,9 @@ def realtime(
     )
     room = None if admitted is None else Room(admitted, seconds_of(stay, bare="s"))
     if dry_run:
-        _out.print(f"{load.rows.num_rows:,} orders are ready for {load.seconds:g} s; none was sent")
+        stdout.print(
+            f"{load.rows.num_rows:,} orders are ready for {load.seconds:g} s; none was sent"
+        )
         return
     sinks = context.find_object(SinkOpener) if log else None
     _show(_sent(load, api, room, _opener(sinks, asked=log), quiet=as_json), out, as_json=as_json)
@@ -123,7 +123,7 @@ def _sent(
 @contextmanager
 def _progress(load: Load, *, quiet: bool) -> Iterator[Watcher]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[seen]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=_err, disable=quiet) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=stderr, disable=quiet) as progress:
         task = progress.add_task(load.name, total=load.seconds, seen="")
 
         def watch(recording: Recording, elapsed: float) -> None:
@@ -147,9 +147,9 @@ def _show(done: Run, out: Path | None, *, as_json: bool) -> None:
     if as_json:
         typer.echo(text)
     else:
-        _out.print(_table(figures))
+        stdout.print(_table(figures))
     if not done.valid:
-        _err.print(
+        stderr.print(
             f"[bold red]invalid[/]: {done.recording.rate_share():.1%} of the asked rate was sent, "
             "at least 99 % must be: these figures are the generator's. Lower --rps."
         )

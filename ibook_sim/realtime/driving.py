@@ -128,7 +128,7 @@ async def waiting_room(
         came_in = loop.time()
         try:
             answer = await send(number)
-        except BaseException:
+        except BaseException:  # cancelled, too: somebody else waits for the place
             places.release()
             raise
         loop.call_later(stay_seconds, places.release)

@@ -138,7 +138,7 @@ class HttpTarget:
             if not (connection.used and unanswered):
                 raise
             return await self._once(request)
-        except BaseException:
+        except BaseException:  # cancelled, too: half an answer is still on this connection
             self._drop(connection)
             raise
         self._keep(connection, lasts=lasts)
@@ -148,7 +148,7 @@ class HttpTarget:
         connection = await self._connect()
         try:
             status, body, lasts = await connection.exchange(request)
-        except BaseException:
+        except BaseException:  # cancelled, too: half an answer is still on this connection
             self._drop(connection)
             raise
         self._keep(connection, lasts=lasts)

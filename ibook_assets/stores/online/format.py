@@ -17,11 +17,10 @@ ff <event id>                     EVENT_ATTRIBUTES          never
 fe <order id>                     OrderRecord               ORDER_LOOKBACK_DAYS after its day
 fd <refund id>                    when it was last seen     ID_LOOKBACK_DAYS after its day
 fc <view id>                      when it was last seen     the day after
-fb <order id> <known_ts>          an outcome, the same      the day after
 f0 progress | meta                Progress, LiveMeta        never
 ```
 
-Ids and times in keys are 8 bytes, big-endian; values are little-endian.
+Ids in keys are 8 bytes, big-endian; values are little-endian.
 """
 
 from __future__ import annotations
@@ -50,7 +49,6 @@ EVENT_PREFIX: Final = b"\xff"
 ORDER_PREFIX: Final = b"\xfe"
 REFUND_PREFIX: Final = b"\xfd"
 VIEW_PREFIX: Final = b"\xfc"
-OUTCOME_PREFIX: Final = b"\xfb"
 META_KEY: Final = b"\xf0meta"
 PROGRESS_KEY: Final = b"\xf0progress"
 
@@ -107,11 +105,6 @@ def absent_of(layout: Layout, positions: tuple[int, ...] | None) -> tuple[Record
 def key_of(prefix: bytes, entity_id: int) -> bytes:
     """Database key of an entity's record; keys sort as (prefix, id)."""
     return prefix + entity_id.to_bytes(8, "big")
-
-
-def outcome_key(transaction_id: int, known_ts: int) -> bytes:
-    """Database key that remembers an outcome."""
-    return key_of(OUTCOME_PREFIX, transaction_id) + known_ts.to_bytes(8, "big")
 
 
 def pack_attributes(attributes: tuple[int, ...]) -> bytes:

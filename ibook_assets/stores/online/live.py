@@ -64,13 +64,18 @@ class Position(msgspec.Struct, frozen=True):
     """Rows known before this time are in the store."""
 
 
+def partition_name(topic: str, number: int) -> str:
+    """A partition of the log as `Progress` names it."""
+    return f"{topic}/{number}"
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How far the log is applied; committed with the records it describes."""
 
     base_us: int
     """Everything known before this time was in the store from the start of its generation."""
     positions: dict[str, Position] = {}
-    """By `<topic>/<partition>`; every partition that anybody reads, from the first commit on."""
+    """By `partition_name`; every partition that anybody reads, from the first commit on."""
 
     @property
     def watermark_us(self) -> int:
