@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -21,11 +21,16 @@ COSTS: Final = CostModel(
 DRIFT_DEVIATIONS: Final = 4.0
 """Standard deviations that the coins' share may be off the level asked."""
 
+Family = Literal["latency", "errors", "freshness", "accuracy", "drift", "business", "conservation"]
+"""What an objective is about."""
+FAMILIES: Final[tuple[Family, ...]] = get_args(Family)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One objective against what was seen."""
 
+    family: Family
     name: str
     about: str
     value: float
@@ -98,14 +103,16 @@ def _service(result: RunResult) -> Iterator[Check]:
     if wants.latency_p99_ms is not None:
         value = quantile(seen.latency_ms, 0.99)
         about = "99th percentile, sent to answered, of the imagined service (ms)"
-        yield Check("latency", about, value, "at most", wants.latency_p99_ms)
+        yield Check("latency", "latency", about, value, "at most", wants.latency_p99_ms)
     if wants.error_share is not None:
         about = "share of orders without an answer: dropped, refused or failed"
-        yield Check("errors", about, float((~seen.answered).mean()), "at most", wants.error_share)
+        yield Check(
+            "errors", "errors", about, float((~seen.answered).mean()), "at most", wants.error_share
+        )
     if wants.freshness_p99_seconds is not None:
         value = quantile(seen.freshness_seconds, 0.99)
         about = "99th percentile, event time to arrival (s)"
-        yield Check("freshness", about, value, "at most", wants.freshness_p99_seconds)
+        yield Check("freshness", "freshness", about, value, "at most", wants.freshness_p99_seconds)
 
 
 def _accuracy(result: RunResult) -> Iterator[Check]:
@@ -113,7 +120,7 @@ def _accuracy(result: RunResult) -> Iterator[Check]:
     if wants.oracle_share is not None:
         own, bound = oracle_precision(result.seen)
         about = "average precision as a share of the exact posterior's"
-        yield Check("accuracy", about, own / bound, "at least", wants.oracle_share)
+        yield Check("accuracy", "accuracy", about, own / bound, "at least", wants.oracle_share)
 
 
 def _drift(result: RunResult) -> Iterator[Check]:
@@ -121,16 +128,16 @@ def _drift(result: RunResult) -> Iterator[Check]:
     index = max(d.stability_index for d in result.divergences)
     about = "stability index of the most moved column, against the undrifted twin"
     if wants.drift_index_max is not None:
-        yield Check("no drift", about, index, "at most", wants.drift_index_max)
+        yield Check("drift", "no drift", about, index, "at most", wants.drift_index_max)
     if wants.drift_index_min is not None:
-        yield Check("drift seen", about, index, "at least", wants.drift_index_min)
+        yield Check("drift", "drift seen", about, index, "at least", wants.drift_index_min)
     for share in result.drifted:
         level = result.drift.level
         spread = math.sqrt(level * (1.0 - level) / max(share.eligible, 1))
         about = f"share of orders drifted, away from the level of {level:g}"
         off = abs(share.share - level)
         limit = DRIFT_DEVIATIONS * spread
-        yield Check(f"{share.axis} size", about, off, "at most", limit)
+        yield Check("drift", f"{share.axis} size", about, off, "at most", limit)
 
 
 def _business(result: RunResult) -> Iterator[Check]:
@@ -139,12 +146,12 @@ def _business(result: RunResult) -> Iterator[Check]:
         saved, possible = saved_cents(result.seen)
         about = "money saved by holding, as a share of what perfect knowledge saves"
         value = saved / possible if possible > 0 else math.nan
-        yield Check("fraud saved", about, value, "at least", wants.saved_share)
+        yield Check("business", "fraud saved", about, value, "at least", wants.saved_share)
     if wants.honest_revenue_share is not None:
         kept, total = honest_revenue(result.seen)
         about = "honest revenue that was answered and not held"
         value = kept / total if total > 0 else math.nan
-        yield Check("revenue", about, value, "at least", wants.honest_revenue_share)
+        yield Check("business", "revenue", about, value, "at least", wants.honest_revenue_share)
 
 
 def _books(result: RunResult) -> Iterator[Check]:
@@ -155,4 +162,4 @@ def _books(result: RunResult) -> Iterator[Check]:
         ("money", "orders whose amount is not tickets times price", books.wrong_amounts),
         ("messages", "sent - dropped + duplicated - arrived", lost),
     ):
-        yield Check(name, about, float(value), "at most", 0.0)
+        yield Check("conservation", name, about, float(value), "at most", 0.0)

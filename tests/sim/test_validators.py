@@ -85,4 +85,4 @@ def test_conservation_fails_by_one(good: RunResult, field: str, check: str) -> N
 
 
 def test_what_cannot_be_measured_fails() -> None:
-    assert not Check("x", "", float("nan"), "at most", 1.0).passed
+    assert not Check("latency", "x", "", float("nan"), "at most", 1.0).passed
