@@ -14,7 +14,7 @@ import pyarrow as pa
 from ibook_assets.core.arrow import array, integers, pc
 from ibook_assets.core.tables import TIERS, TRANSACTIONS
 from ibook_assets.core.times import SECOND_US
-from ibook_sim.chaos import deliver, request_faults
+from ibook_sim.chaos import Chaos, deliver, request_faults
 from ibook_sim.drift import (
     DRIFTED_PRICE_PERCENT,
     Divergence,
@@ -45,8 +45,19 @@ class Scorer(Protocol):
         """What the report calls it."""
         ...
 
-    def score(self, orders: pa.Table) -> Floats:
-        """Probability of fraud of each row of `orders` (`tables.TRANSACTIONS`)."""
+    @property
+    def warm_up_days(self) -> int:
+        """Days of history it needs before the first order; at least `WARM_UP_DAYS` are played."""
+        ...
+
+    def score(self, orders: pa.Table, *, world: World, chaos: Chaos) -> Floats:
+        """Probability of fraud of each row of `orders`, by what was known when it was placed.
+
+        Args:
+            orders: `tables.TRANSACTIONS` as sent, by (known_ts, transaction_id).
+            world: where they come from, with everything that happened before them.
+            chaos: what goes wrong on the way to the platform.
+        """
         ...
 
 
@@ -197,7 +208,7 @@ def _play(
 ) -> Played:
     config = item.config(seed)
     world, twin = DriftedWorld(config, item.drift), World(config)
-    days = _days(world, count)
+    days = _days(world, count, warm_up_days=scorer.warm_up_days if scorer else 0)
     sent = pa.concat_tables([world.transactions(day) for day in days]).slice(0, count)
     truth = pa.concat_tables([world.truth(days)[day] for day in days]).slice(0, count)
     before = pa.concat_tables([twin.transactions(day) for day in days]).slice(0, count)
@@ -212,7 +223,10 @@ def _play(
     arrived = integers(delivery.rows["known_ts"], null=0)[first[1]]
     happened = integers(delivery.rows["occurred_ts"], null=0)[first[1]]
     age[first[0]] = (arrived - happened) / SECOND_US
-    score = scorer.score(sent) if scorer else _unaware(world, days)[:count]
+    if scorer:
+        score = scorer.score(sent, world=world, chaos=item.chaos)
+    else:
+        score = _unaware(world, days)[:count]
     seen = Seen(
         sent_seconds=item.traffic.offsets(count, duration_seconds, seed=seed),
         archetype=integers(truth["archetype"], null=0),
@@ -247,11 +261,12 @@ def _play(
     )
 
 
-def _days(world: World, count: int) -> list[date]:
+def _days(world: World, count: int, *, warm_up_days: int) -> list[date]:
+    first = world.config.start_date + timedelta(days=max(WARM_UP_DAYS, warm_up_days))
     days: list[date] = []
     found = 0
     while found < count:
-        day = world.config.start_date + timedelta(days=WARM_UP_DAYS + len(days))
+        day = first + timedelta(days=len(days))
         found += world.orders(day).row.size
         days.append(day)
     return days
