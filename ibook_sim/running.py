@@ -45,9 +45,11 @@ class Scorer(Protocol):
         """What the report calls it."""
         ...
 
-    @property
-    def warm_up_days(self) -> int:
-        """Days of history it needs before the first order; at least `WARM_UP_DAYS` are played."""
+    def warm_up_days(self, start: date) -> int:
+        """Days it needs between a world's `start` and the first order that it is to judge.
+
+        At least `WARM_UP_DAYS` are played.
+        """
         ...
 
     def score(self, orders: pa.Table, *, world: World, chaos: Chaos) -> Floats:
@@ -208,7 +210,8 @@ def _play(
 ) -> Played:
     config = item.config(seed)
     world, twin = DriftedWorld(config, item.drift), World(config)
-    days = _days(world, count, warm_up_days=scorer.warm_up_days if scorer else 0)
+    warm_up = scorer.warm_up_days(config.start_date) if scorer else 0
+    days = _days(world, count, warm_up_days=warm_up)
     sent = pa.concat_tables([world.transactions(day) for day in days]).slice(0, count)
     truth = pa.concat_tables([world.truth(days)[day] for day in days]).slice(0, count)
     before = pa.concat_tables([twin.transactions(day) for day in days]).slice(0, count)
