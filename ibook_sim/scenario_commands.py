@@ -9,15 +9,14 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
 from ibook_sim.console import print_json, progress_bar, stderr, stdout
-from ibook_sim.drift import AXES, Drift
-from ibook_sim.durations import seconds_of, spelled
+from ibook_sim.durations import spelled
+from ibook_sim.planning import plan_of, seconds_asked
 from ibook_sim.report import read_summary, summary, write_report
 from ibook_sim.running import RunPlan, planned
 from ibook_sim.running import run as run_plan
-from ibook_sim.scenarios import Scenario, mixed, parse_weights, scenario, scenarios
+from ibook_sim.scenarios import mixed, parse_weights, scenario, scenarios
 
 EXIT_BROKEN: Final = 1
 """Exit code when an objective fails."""
@@ -79,16 +78,13 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run one scenario offline and judge it; exit code 1 when an objective fails."""
-    if duration is not None and drift_transactions is not None:
-        msg = "--duration and --drift-transactions both set the number of orders; give one"
-        raise ContractError(msg)
-    item = scenario(name)
-    plan = planned(
-        item,
+    plan = plan_of(
+        name,
         seed=_seed(seed),
-        duration_seconds=_seconds(duration),
-        orders=drift_transactions,
-        drift=_drift(item, drift_level, drift_seed),
+        duration=duration,
+        drift_level=drift_level,
+        drift_seed=drift_seed,
+        drift_transactions=drift_transactions,
     )
     _one(plan, out, previous, dry_run=dry_run, as_json=as_json)
 
@@ -107,7 +103,7 @@ def mix(
 ) -> None:
     """Run several scenarios at once, each with its weight of the orders."""
     item = mixed(parse_weights(weights)) if weights else scenario("mix")
-    plan = planned(item, seed=_seed(seed), duration_seconds=_seconds(duration))
+    plan = planned(item, seed=_seed(seed), duration_seconds=seconds_asked(duration))
     _one(plan, out, previous, dry_run=dry_run, as_json=as_json)
 
 
@@ -123,7 +119,7 @@ def run_all(
 ) -> None:
     """Run every scenario offline; Ctrl-C keeps what has been run. Exit code 1 when one fails."""
     plans = [
-        planned(item, seed=_seed(seed), duration_seconds=_seconds(duration))
+        planned(item, seed=_seed(seed), duration_seconds=seconds_asked(duration))
         for item in scenarios().values()
     ]
     if dry_run:
@@ -173,27 +169,8 @@ def _one(
         raise typer.Exit(EXIT_BROKEN)
 
 
-def _drift(item: Scenario, level: float | None, seed: int | None) -> Drift | None:
-    if level is None and seed is None:
-        return None
-    if item.parts:
-        msg = "a mix drifts as its parts do; run one scenario to set its drift"
-        raise ContractError(msg)
-    # A scenario that does not drift by itself drifts along every axis when asked to.
-    axes = item.drift.axes if item.drift.level else AXES
-    return Drift(
-        level=item.drift.level if level is None else level,
-        axes=axes,
-        seed=item.drift.seed if seed is None else seed,
-    )
-
-
 def _seed(seed: int | None) -> int:
     return Settings().sim_seed if seed is None else seed
-
-
-def _seconds(duration: str | None) -> float | None:
-    return None if duration is None else seconds_of(duration, bare="m")
 
 
 def _show_plans(plans: list[RunPlan], *, as_json: bool) -> None:
