@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 
 from ibook_assets.core.errors import ContractError
-from ibook_assets.core.features.catalog import view
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.use_cases import UseCase
-from ibook_assets.models.bundle import ModelBundle
-from ibook_assets.stores.artefacts import load_artefact
 from ibook_assets.stores.blobs import Blobs
+from ibook_assets.stores.promoted_models import load_promoted
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_serving.following import Publication
 from ibook_serving.ports import Champion
 from ibook_serving.reasons import ReasonWriter
-
-_SAME: Final = ("feature_names", "spec_hashes", "threshold", "training_snapshot")
 
 
 class PublishedModels:
@@ -45,20 +40,7 @@ class PublishedModels:
             IntegrityError: a file is not the one that was promoted; it has not been parsed then.
             ContractError: the model and its record, or its features and ours, do not agree.
         """
-        promoted = record.model
-        files = load_artefact(self._blobs, promoted.artefact)
-        bundle = ModelBundle.load(files, sha256=promoted.artefact.sha256)
-        if (bundle.info.use_case, bundle.version) != (record.use_case, record.model_version):
-            msg = (
-                f"the artefact is {bundle.info.use_case} {bundle.version}, its record says "
-                f"{record.use_case} {record.model_version}; promote the right files"
-            )
-            raise ContractError(msg)
-        for name in _SAME:
-            if getattr(bundle.info, name) != getattr(promoted, name):
-                msg = f"{name} of {bundle.version} differs from its record; promote it again"
-                raise ContractError(msg)
-        _check_features(bundle)
+        bundle = load_promoted(self._blobs, record)
         champion = Champion(
             sequence=record.sequence,
             version=bundle.version,
@@ -67,18 +49,6 @@ class PublishedModels:
         )
         _warm(champion)
         return champion
-
-
-def _check_features(bundle: ModelBundle) -> None:
-    # A model fed with features of another definition answers, and answers wrongly.
-    for name, trained_with in bundle.info.spec_hashes.items():
-        ours = view(name).spec_hash
-        if ours != trained_with:
-            msg = (
-                f"{bundle.version} was trained with {name} at {trained_with[:12]}, this server "
-                f"computes {ours[:12]}; retrain the model or deploy the code it was trained with"
-            )
-            raise ContractError(msg)
 
 
 def _warm(champion: Champion) -> None:
