@@ -173,6 +173,14 @@ def deliver(rows: pa.Table, spec: TableSpec, chaos: Chaos, *, seed: int) -> Deli
     )
 
 
+def longest_delay_us(spec: TableSpec, chaos: Chaos) -> int | None:
+    """How long after it was sent a row of `spec` can arrive (microseconds); None has no bound."""
+    if spec.name == _LABELS and chaos.late_label_share:
+        return None
+    moved = int(chaos.disorder_seconds * SECOND_US) if chaos.disorder_share else 0
+    return moved + (_SECOND_COPY_US if chaos.duplicate_share else 0)
+
+
 def request_faults(numbers: Ints, chaos: Chaos, *, seed: int) -> RequestFaults:
     """What happens to the requests with these `numbers` (non-negative)."""
     draws = _draws(numbers.astype(np.uint64), _FATES, _key(seed, _REQUESTS))
