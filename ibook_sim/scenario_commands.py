@@ -14,7 +14,7 @@ from ibook_sim.console import print_json, progress_bar, stderr, stdout
 from ibook_sim.durations import spelled
 from ibook_sim.planning import plan_of, seconds_asked
 from ibook_sim.report import read_summary, summary, write_report
-from ibook_sim.running import RunPlan, planned
+from ibook_sim.running import RunPlan, Scorer, planned
 from ibook_sim.running import run as run_plan
 from ibook_sim.scenarios import mixed, parse_weights, scenario, scenarios
 
@@ -34,6 +34,13 @@ Out = Annotated[
 ]
 Previous = Annotated[
     Path | None, typer.Option(exists=True, dir_okay=False, help="Compare with this run's .json.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Who scores: champion, the promoted model, or a folder with a model's files. "
+        "Default: the world's own row posterior."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and run nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -72,6 +79,7 @@ def run(
     drift_transactions: Annotated[
         int | None, typer.Option(min=100, max=5_000_000, help="Orders, instead of a duration.")
     ] = None,
+    model: Model = None,
     out: Out = None,
     previous: Previous = None,
     dry_run: DryRun = False,
@@ -86,7 +94,7 @@ def run(
         drift_seed=drift_seed,
         drift_transactions=drift_transactions,
     )
-    _one(plan, out, previous, dry_run=dry_run, as_json=as_json)
+    _one(plan, model, out, previous, dry_run=dry_run, as_json=as_json)
 
 
 def mix(
@@ -96,6 +104,7 @@ def mix(
     *,
     duration: Duration = None,
     seed: Seed = None,
+    model: Model = None,
     out: Out = None,
     previous: Previous = None,
     dry_run: DryRun = False,
@@ -104,13 +113,14 @@ def mix(
     """Run several scenarios at once, each with its weight of the orders."""
     item = mixed(parse_weights(weights)) if weights else scenario("mix")
     plan = planned(item, seed=_seed(seed), duration_seconds=seconds_asked(duration))
-    _one(plan, out, previous, dry_run=dry_run, as_json=as_json)
+    _one(plan, model, out, previous, dry_run=dry_run, as_json=as_json)
 
 
 def run_all(
     *,
     duration: Duration = None,
     seed: Seed = None,
+    model: Model = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", file_okay=False, help="Folder of the reports.")
     ] = None,
@@ -125,12 +135,13 @@ def run_all(
     if dry_run:
         _show_plans(plans, as_json=as_json)
         return
+    scorer = _scorer(model)
     found: list[dict[str, Any]] = []
     interrupted = False
     with progress_bar("orders", sum(plan.orders for plan in plans), quiet=as_json) as advance:
         try:
             for plan in plans:
-                result = run_plan(plan, advance=advance)
+                result = run_plan(plan, scorer=scorer, advance=advance)
                 if out:
                     write_report(result, out / f"{plan.scenario.name}.html")
                 found.append(summary(result))
@@ -148,14 +159,21 @@ def run_all(
 
 
 def _one(
-    plan: RunPlan, out: Path | None, previous: Path | None, *, dry_run: bool, as_json: bool
+    plan: RunPlan,
+    model: str | None,
+    out: Path | None,
+    previous: Path | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     if dry_run:
         _show_plans([plan], as_json=as_json)
         return
+    scorer = _scorer(model)
     before = read_summary(previous) if previous else None
     with progress_bar("orders", plan.orders, quiet=as_json) as advance:
-        result = run_plan(plan, advance=advance)
+        result = run_plan(plan, scorer=scorer, advance=advance)
     found = summary(result)
     if out:
         write_report(result, out, previous=before)
@@ -167,6 +185,15 @@ def _one(
             stdout.print(f"report: {out}")
     if not found["passed"]:
         raise typer.Exit(EXIT_BROKEN)
+
+
+def _scorer(model: str | None) -> Scorer | None:
+    if model is None:
+        return None
+    # A second of imports that a run without a model does not need.
+    from ibook_sim.scoring import model_scorer
+
+    return model_scorer(model, Settings())
 
 
 def _seed(seed: int | None) -> int:
