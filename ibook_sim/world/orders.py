@@ -187,25 +187,41 @@ def _blank(
     return Orders._make(given.get(f, np.empty(n, np.int64)) for f in Orders._fields)
 
 
-def take(orders: Orders, rows: Ints) -> Orders:
-    """The chosen orders."""
-    return Orders._make(column[rows] for column in orders)
+def arrival_order(orders: Orders) -> Ints:
+    """Positions that sort orders of one day by (known_ts, transaction_id)."""
+    # Times of a day and positions fit one integer together, which sorts four times as fast as a
+    # sort of positions by two keys; equal times, which are rare, are settled afterwards.
+    n = orders.known_ts.size
+    since = orders.known_ts - orders.known_ts.min(initial=np.iinfo(np.int64).max)
+    order = np.sort(since * MAX_ROWS_PER_DAY + np.arange(n)) & (MAX_ROWS_PER_DAY - 1)
+    since = since[order]
+    same = np.flatnonzero(since[1:] == since[:-1])
+    if same.size:
+        tied = np.union1d(same, same + 1)
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((orders.transaction_id[rows], orders.known_ts[rows]))]
+    return order
 
 
 @jit
 def _who_and_when(out: Orders, day: _Day, ids: _Ids, alias: Alias) -> None:
+    place = np.empty(out.row.size)
     for i in range(out.row.size):
-        row = out.row[i]
-        a, b, c, d = philox(row, 0, day.key[0], day.key[1])
+        a, b, c, d = philox(out.row[i], 0, day.key[0], day.key[1])
+        place[i] = unit_wide(c, d) * day.tenant.size
         if out.account[i] < 0:
             out.known_ts[i] = day.start_us + moment(unit_wide(a, b), day.clock)
+    # Lookups in tables larger than the cache, in loops of their own: nothing in them waits for a
+    # lookup's answer, so that many are under way at once.
+    for i in range(out.row.size):
+        if out.account[i] < 0:
             category = day.category[out.event_id[i]]
-            place = unit_wide(c, d) * day.tenant.size
-            slot = int(place)
-            if place - slot >= alias.keep[category, slot]:
-                slot = alias.other[category, slot]
-            out.account[i] = day.tenant[slot]
-        out.transaction_id[i] = opaque(day.day * MAX_ROWS_PER_DAY + row, ids.transaction)
+            slot = int(place[i])
+            stays = place[i] - slot < alias.keep[category, slot]
+            other = alias.other[category, slot]
+            out.account[i] = day.tenant[slot if stays else other]
+    for i in range(out.row.size):
+        out.transaction_id[i] = opaque(day.day * MAX_ROWS_PER_DAY + out.row[i], ids.transaction)
         out.user_id[i] = opaque(out.account[i], ids.user)
         out.created_us[i] = day.created_us[out.account[i]]
 

@@ -32,7 +32,7 @@ from ibook_assets.core.times import DAY_US
 from ibook_sim.world.aftermath import Aftermath
 from ibook_sim.world.config import WorldConfig
 from ibook_sim.world.oracle import DayTruth, Oracle
-from ibook_sim.world.orders import Orders, OrderSource, take
+from ibook_sim.world.orders import Codes, Orders, OrderSource, arrival_order
 from ibook_sim.world.plan import Plan
 from ibook_sim.world.randomness import (
     Ints,
@@ -175,11 +175,12 @@ class World:
         return number
 
     def _transactions(self, orders: Orders) -> pa.Table:
-        orders = take(orders, np.lexsort((orders.transaction_id, orders.known_ts)))
-        columns: dict[str, Any] = orders._asdict()
-        columns["promoter_id"] = self._plan.events.promoter_id[orders.event_id]
-        columns["tier"] = _names(TIERS, orders.tier.astype(np.int64))
-        columns["channel"] = _names(CHANNELS, orders.channel.astype(np.int64))
+        order = arrival_order(orders)
+        published = set(TRANSACTIONS.column_names).intersection(Orders._fields)
+        columns: dict[str, Any] = {name: getattr(orders, name)[order] for name in published}
+        columns["promoter_id"] = self._plan.events.promoter_id[columns["event_id"]]
+        columns["tier"] = _names(TIERS, columns["tier"])
+        columns["channel"] = _names(CHANNELS, columns["channel"])
         return _table(TRANSACTIONS, columns)
 
     def _events(self, count: int) -> pa.Table:
@@ -208,7 +209,7 @@ class World:
         return _table(USERS, {"user_id": user_id[order], "created_ts": created[order]})
 
 
-def _names(names: tuple[str, ...], codes: Ints) -> Any:  # noqa: ANN401 - an Arrow array
+def _names(names: tuple[str, ...], codes: Ints | Codes) -> Any:  # noqa: ANN401 - an Arrow array
     return pa.DictionaryArray.from_arrays(array(codes), array(names)).cast(pa.string())
 
 
