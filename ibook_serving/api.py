@@ -127,6 +127,13 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Features that moved the score most; null when not explained"),
     ]
     model_version: Annotated[str, Meta(description="Version of the model that scored")]
+    variant: Annotated[
+        str,
+        Meta(
+            description="What that model is at present: `champion`, `canary`, or in an experiment "
+            "`control` or `treatment`"
+        ),
+    ]
     features_as_of: Annotated[
         str | None,
         Meta(

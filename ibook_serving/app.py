@@ -7,7 +7,8 @@ from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.blobs import open_blobs
 from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
-from ibook_serving.history import NoHistory, PublishedHistory
+from ibook_serving.history import PublishedHistory
+from ibook_serving.ports import NoRecorder
 from ibook_serving.published import PublishedModels
 from ibook_serving.server import ScoringServer
 from ibook_serving.service import ScoringService
@@ -23,14 +24,11 @@ def build_service(settings: Settings) -> ScoringService:
     """The fraud service, to be started in the process that answers."""
     blobs = open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url)
     models = PublishedModels(blobs, FRAUD)
-    history = PublishedHistory(settings.online_path, FRAUD.features)
     return ScoringService(
         FRAUD.name,
-        champions=Follower("model", models.newest, models.load, hide=blobs.uri),
-        features=Follower(
-            "online_store", history.newest, history.load, hide=str(settings.online_path)
-        ),
-        no_history=NoHistory(),
+        deployments=Follower("model", models.newest, models.load, hide=blobs.uri),
+        features=PublishedHistory(settings.online_path, FRAUD.features),
         feature_names=FRAUD.features,
+        recorder=NoRecorder(),
         max_batch_rows=settings.max_batch_rows,
     )

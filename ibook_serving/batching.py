@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -28,12 +28,12 @@ class _Batch(Generic[Key, Item, Answer]):
 class Batcher(Generic[Key, Item, Answer]):
     """Coalesces rows without a timer: at low load nothing waits, at high load batches grow.
 
-    Rows are only ever scored together when they were submitted for the same `key`, the model and
-    snapshot in use at admission, so a swap can never split a request over two versions.
+    Rows are only ever scored together when they were submitted for the same `key`, the deployment
+    in use at admission, so a swap can never split a request over two versions.
     """
 
     def __init__(
-        self, answer: Callable[[Key, Sequence[Item]], Sequence[Answer]], *, limit: int
+        self, answer: Callable[[Key, Sequence[Item]], Awaitable[Sequence[Answer]]], *, limit: int
     ) -> None:
         self._answer = answer
         self._limit = limit
@@ -84,4 +84,4 @@ class Batcher(Generic[Key, Item, Answer]):
     async def _run(self, batch: _Batch[Key, Item, Answer]) -> Sequence[Answer]:
         if self._open is batch:
             self._open = None
-        return self._answer(batch.key, batch.items)
+        return await self._answer(batch.key, batch.items)

@@ -25,12 +25,10 @@ from ibook_serving.api import (
 from ibook_serving.decode import PREDICT, RELOAD, Row, decode_body, order_row
 from ibook_serving.problems import ProblemError, invalid_field
 from ibook_serving.routes import Answer, RouteSpec, json_response
-from ibook_serving.service import Explain, ScoringService
+from ibook_serving.service import NANOSECONDS, Explain, ScoringService
 
 BODY_SECONDS: Final = 10.0
 """Time a client has to send its body."""
-NANOSECONDS: Final = 1_000
-
 _EXPLAIN_PARAMETER: Final = {
     "name": "explain",
     "in": "query",
@@ -140,6 +138,7 @@ class Endpoints:
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
+        began_ns = time.perf_counter_ns()
         explain = _explain_of(request)
         body = await read_body(request, self._settings.max_body_bytes)
         orders = decode_body(body, PREDICT).requests
@@ -151,7 +150,7 @@ class Endpoints:
                 "taken at once; split it.",
             )
         rows = _rows(orders)
-        return json_response(await self._service.predict(orders, rows, explain))
+        return json_response(await self._service.predict(orders, rows, explain, began_ns=began_ns))
 
     async def health(self, _request: Request) -> Response:
         """GET and POST /healthz, GET /health."""

@@ -3,78 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from ibook_assets.stores.online import (
-    ONLINE_STORE_UNAVAILABLE,
     OnlineSnapshot,
     RowsOnly,
     current_snapshot_id,
     fetch_online_features,
 )
+from ibook_serving.api import Refusal
 from ibook_serving.decode import Row
-from ibook_serving.following import Publication
-from ibook_serving.ports import Features, Fetched
-
-
-class NoHistory:
-    """Stands in while there is no snapshot: what needs history is NaN, and the answer says so."""
-
-    snapshot_id: str | None = None
-    as_of_us: int | None = None
-    degraded: tuple[str, ...] = (ONLINE_STORE_UNAVAILABLE,)
-
-    def __init__(self) -> None:
-        self._rows_only = RowsOnly()
-
-    def fetch(self, features: Sequence[str], rows: Sequence[Row]) -> Fetched:
-        """The `features` of `rows`, by the online store's own kernel with no entity known."""
-        return Fetched(self._rows_only.fetch(features, rows).values, [()] * len(rows))
+from ibook_serving.following import Follower, Publication
+from ibook_serving.ports import Fetched
 
 
 class PublishedHistory:
-    """The snapshots of history that batch publishes."""
+    """The newest snapshot of history that batch publishes; without one, the order alone."""
 
     def __init__(self, root: Path, features: Sequence[str]) -> None:
+        """A source of `features` out of the snapshots below `root`; nothing is read yet."""
         self._root = root
         self._features = tuple(features)
+        self._follower = Follower("online_store", self._newest, self._load, hide=str(root))
+        self._rows_only = RowsOnly()
 
-    def newest(self) -> Publication[str] | None:
-        """The newest snapshot's id, None before the first. Cheap enough to poll."""
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """The snapshot that would not load, if any."""
+        refusal = self._follower.refusal
+        return () if refusal is None else (refusal,)
+
+    @property
+    def as_of_us(self) -> int | None:
+        """Time of the snapshot."""
+        snapshot = self._follower.loaded
+        return None if snapshot is None else snapshot.as_of_us
+
+    @property
+    def store(self) -> str | None:
+        """Name of the snapshot."""
+        snapshot = self._follower.loaded
+        return None if snapshot is None else snapshot.snapshot_id
+
+    async def refresh(self, executor: Executor, *, force: bool) -> None:
+        """Load the newest snapshot, verified; whatever is wrong with it is a refusal."""
+        await self._follower.refresh(executor, force=force)
+
+    async def fetch(self, features: Sequence[str], rows: Sequence[Row]) -> Fetched:
+        """The `features` of `rows`; windows end at the snapshot's time."""
+        snapshot = self._follower.loaded
+        if snapshot is None:
+            alone = self._rows_only.fetch(features, rows)
+            return Fetched(alone.values, alone.unknown, None, None, degraded=alone.degraded)
+        found = fetch_online_features(features, rows, snapshot)
+        return Fetched(found.values, found.unknown, found.as_of_us, found.snapshot_id)
+
+    async def close(self) -> None:
+        """Snapshots are mapped files: nothing to do."""
+
+    def _newest(self) -> Publication[str] | None:
         newest = current_snapshot_id(self._root)
         return None if newest is None else Publication(newest, newest, newest)
 
-    def load(self, snapshot_id: str) -> Features:
-        """The snapshot, verified, after answering a request with it.
-
-        Raises:
-            IntegrityError: a file is not what was published.
-            ContractError: it was published with other definitions of the features.
-        """
-        history = SnapshotHistory(OnlineSnapshot(self._root / snapshot_id))
-        history.fetch(self._features, [{"user_id": 0, "event_id": 0, "amount_cents": 0}])
-        return history
-
-
-class SnapshotHistory:
-    """Features from one published snapshot; windows end at its time."""
-
-    degraded: tuple[str, ...] = ()
-
-    def __init__(self, snapshot: OnlineSnapshot) -> None:
-        self._snapshot = snapshot
-
-    @property
-    def snapshot_id(self) -> str:
-        """Name of the snapshot."""
-        return self._snapshot.snapshot_id
-
-    @property
-    def as_of_us(self) -> int:
-        """Time up to which history is known."""
-        return self._snapshot.as_of_us
-
-    def fetch(self, features: Sequence[str], rows: Sequence[Row]) -> Fetched:
-        """The `features` of `rows`, and which of their entities the snapshot never saw."""
-        fetched = fetch_online_features(features, rows, self._snapshot)
-        return Fetched(fetched.values, fetched.unknown)
+    def _load(self, snapshot_id: str) -> OnlineSnapshot:
+        snapshot = OnlineSnapshot(self._root / snapshot_id)
+        # Its definitions are looked at when features are first asked for.
+        nobody = {"user_id": 0, "event_id": 0, "amount_cents": 0}
+        fetch_online_features(self._features, [nobody], snapshot)
+        return snapshot

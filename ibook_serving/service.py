@@ -1,4 +1,4 @@
-"""One use case being served: the model, its features, and the swap to whatever comes next."""
+"""One use case being served: its models, its features, and the swap to whatever comes next."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import logging
 import os
 import secrets
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ibook_assets.core.errors import NoPromotedModelError
 from ibook_assets.core.times import from_us
@@ -31,8 +30,10 @@ from ibook_serving.api import (
 from ibook_serving.batching import Batcher
 from ibook_serving.decode import Row
 from ibook_serving.following import Follower
-from ibook_serving.ports import Champion, Features
+from ibook_serving.mirroring import Mirror
+from ibook_serving.ports import Deployment, FeatureSource, Lane, Recorder, Served
 from ibook_serving.problems import ProblemError
+from ibook_serving.scoring import Scored, score_rows
 
 Explain = Literal["auto", "true", "false"]
 
@@ -42,36 +43,12 @@ EXPLAIN_ROWS: Final = 2_000
 """Rows waiting for an explanation at most; above, answers come without, labelled (rows)."""
 WAITING_BATCHES: Final = 8
 """Full-sized requests that may wait before new ones are refused."""
+NANOSECONDS: Final = 1_000
 
-APPROVE: Final = "approve"
-REVIEW: Final = "review"
+REASONS_OVERLOADED: Final = "reasons_overloaded"
+"""Too much waits for its explanation: this answer came without."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Serving:
-    """A model and a snapshot that answer together; replaced as a whole, never changed."""
-
-    champion: Champion
-    features: Features
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    values: npt.NDArray[np.float32]
-    score: float
-    unknown: tuple[str, ...]
-
-
-def _score(serving: Serving, rows: Sequence[Row]) -> list[_Scored]:
-    model = serving.champion.model
-    fetched = serving.features.fetch(model.feature_names, rows)
-    scores = model.score(fetched.values).tolist()
-    return [
-        _Scored(values, score, unknown)
-        for values, score, unknown in zip(fetched.values, scores, fetched.unknown, strict=True)
-    ]
 
 
 class ScoringService:
@@ -81,31 +58,31 @@ class ScoringService:
         self,
         use_case: str,
         *,
-        champions: Follower[Any, Champion],
-        features: Follower[Any, Features],
-        no_history: Features,
+        deployments: Follower[Any, Deployment],
+        features: FeatureSource,
         feature_names: Sequence[str],
+        recorder: Recorder,
         max_batch_rows: int,
     ) -> None:
         """Make a service; nothing is loaded yet.
 
         Args:
             use_case: what it predicts.
-            champions: finds and loads the promoted model.
-            features: finds and loads the published history.
-            no_history: stands in, labelled, while no history is published or loads.
+            deployments: finds and loads what is promoted.
+            features: where the orders' features come from.
             feature_names: features of the use case, to warm up with.
+            recorder: the prediction log.
             max_batch_rows: rows one request may have.
         """
         self.use_case = use_case
         self._feature_names = feature_names
-        self._champions = champions
+        self._deployments = deployments
         self._features = features
-        self._no_history = no_history
-        self._batcher: Batcher[Serving, Row, _Scored] = Batcher(
-            _score, limit=WAITING_BATCHES * max_batch_rows
+        self._recorder = recorder
+        self._mirror = Mirror(recorder)
+        self._batcher: Batcher[Deployment, Row, Scored] = Batcher(
+            self._score, limit=WAITING_BATCHES * max_batch_rows
         )
-        self._serving: Serving | None = None
         self._explaining = 0
         self._prefix = "0"
         self._numbers = itertools.count(1)
@@ -119,13 +96,13 @@ class ScoringService:
         """
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explainer")
+        self._recorder.start()
+        self._mirror.start()
         # Request ids must differ between processes and restarts.
         self._prefix = secrets.token_hex(4)
         await self._refresh(force=False)
         # Kernels load on first use, and that use must not be somebody's request.
-        await asyncio.get_running_loop().run_in_executor(
-            self._loader, self._no_history.fetch, self._feature_names, [{}]
-        )
+        await self._features.fetch(self._feature_names, [{}])
         self._tasks.append(asyncio.create_task(self._follow(supervisor)))
 
     async def stop(self) -> None:
@@ -134,88 +111,129 @@ class ScoringService:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        self._mirror.stop()
         self._loader.shutdown(wait=False, cancel_futures=True)
         self._explainer.shutdown(wait=False, cancel_futures=True)
+        await self._features.close()
+        self._recorder.stop()
 
     async def predict(
-        self, orders: Sequence[Order], rows: Sequence[Row], explain: Explain
+        self, orders: Sequence[Order], rows: Sequence[Row], explain: Explain, *, began_ns: int
     ) -> PredictResponse:
-        """Score `rows`, the decoded `orders`, with one model and one snapshot.
+        """Score `rows`, the decoded `orders`, with one deployment.
+
+        Args:
+            orders: what the client sent.
+            rows: the same in the platform's units.
+            explain: which of them get reasons.
+            began_ns: when the request was met, by `time.perf_counter_ns`.
 
         Raises:
             ProblemError: 503 when nothing is promoted or too much is waiting.
         """
-        serving = self._require_serving()
-        scored = await self._batcher.submit(serving, rows)
-        threshold = serving.champion.model.threshold
+        deployment = self._require_deployment()
+        scored = await self._batcher.submit(deployment, rows)
+        answers = self._answers(deployment, orders, rows, scored, began_ns)
+        self._recorder.record(answers)
+        if deployment.mirror is not None:
+            self._show_shadows(deployment, scored, answers)
         wanted = [
             i
-            for i, row in enumerate(scored)
-            if explain == "true" or (explain == "auto" and row.score >= threshold)
+            for i, answer in enumerate(answers)
+            if explain == "true"
+            or (explain == "auto" and answer.score >= answer.lane.loaded.model.threshold)
         ]
-        reasons = await self._explain(serving, scored, wanted) if wanted else {}
-        as_of_us = serving.features.as_of_us
-        as_of = None if as_of_us is None else _iso(as_of_us)
-        degraded = serving.features.degraded
-        unexplained = (*degraded, "reasons_overloaded")
+        reasons = await self._explain(answers, wanted) if wanted else {}
+        if reasons is None:
+            unexplained, reasons = frozenset(wanted), {}
+        else:
+            unexplained = frozenset()
         return PredictResponse(
             predictions=tuple(
-                Prediction(
-                    request_id=order.request_id or f"{self._prefix}-{next(self._numbers):x}",
-                    transaction_id=order.transaction_id,
-                    score=row.score,
-                    decision=REVIEW if row.score >= threshold else APPROVE,
-                    threshold=threshold,
-                    reasons=None if reasons is None else reasons.get(i),
-                    model_version=serving.champion.version,
-                    features_as_of=as_of,
-                    unknown_entities=row.unknown,
-                    degraded=unexplained if reasons is None and i in wanted else degraded,
-                )
-                for i, (order, row) in enumerate(zip(orders, scored, strict=True))
+                _prediction(answer, reasons.get(i), unexplained=i in unexplained)
+                for i, answer in enumerate(answers)
             )
         )
 
+    async def _score(self, deployment: Deployment, rows: Sequence[Row]) -> list[Scored]:
+        return await score_rows(self._features, deployment, rows)
+
+    def _answers(
+        self,
+        deployment: Deployment,
+        orders: Sequence[Order],
+        rows: Sequence[Row],
+        scored: Sequence[Scored],
+        began_ns: int,
+    ) -> list[Served]:
+        latency_us = (time.perf_counter_ns() - began_ns) // NANOSECONDS
+        now_us = time.time_ns() // NANOSECONDS
+        return [
+            Served(
+                request_id=order.request_id or f"{self._prefix}-{next(self._numbers):x}",
+                row=row,
+                transaction_id=order.transaction_id,
+                lane=found.lane,
+                sequence=deployment.sequence,
+                experiment=deployment.experiment,
+                values=deployment.seen_by(found.lane, found.values),
+                score=found.score,
+                decision=found.lane.decision(found.score),
+                fetched=found.fetched,
+                unknown=found.unknown,
+                served_us=now_us,
+                latency_us=latency_us,
+                answered=True,
+            )
+            for order, row, found in zip(orders, rows, scored, strict=True)
+        ]
+
+    def _show_shadows(
+        self, deployment: Deployment, scored: Sequence[Scored], answers: Sequence[Served]
+    ) -> None:
+        assert deployment.mirror is not None
+        seen: dict[Lane, list[int]] = {}
+        for i, answer in enumerate(answers):
+            user_id: int = answer.row["user_id"]  # type: ignore[assignment]
+            for lane in deployment.mirror(user_id):
+                seen.setdefault(lane, []).append(i)
+        for lane, places in seen.items():
+            values = np.stack([deployment.seen_by(lane, scored[i].values) for i in places])
+            self._mirror.show(lane, values, [answers[i] for i in places])
+
     async def _explain(
-        self, serving: Serving, scored: Sequence[_Scored], wanted: Sequence[int]
+        self, answers: Sequence[Served], wanted: Sequence[int]
     ) -> dict[int, tuple[Reason, ...]] | None:
         """Reasons by row, or None when too many rows are waiting for theirs."""
         if self._explaining and self._explaining + len(wanted) > EXPLAIN_ROWS:
             return None
         self._explaining += len(wanted)
         try:
-            values = np.stack([scored[i].values for i in wanted])
             # Exact SHAP values take milliseconds a row; the event loop has others to serve.
-            contributions = await asyncio.get_running_loop().run_in_executor(
-                self._explainer, serving.champion.model.explain, values
+            return await asyncio.get_running_loop().run_in_executor(
+                self._explainer, _reasons, answers, wanted
             )
         finally:
             self._explaining -= len(wanted)
-        write = serving.champion.reasons.write
-        return {
-            i: write(row, shares[:-1])
-            for i, row, shares in zip(wanted, values, contributions, strict=True)
-        }
 
     def health(self) -> Health:
         """Whether a model is loaded."""
-        loaded = self._serving is not None
+        loaded = self._deployments.loaded is not None
         return Health(ok=loaded, detail="model_loaded" if loaded else "no_promoted_model")
 
     def readiness(self) -> Readiness:
         """What is served and what was refused."""
-        serving = self._serving
-        features = serving.features if serving else self._features.loaded
-        as_of_us = features.as_of_us if features else None
-        refusals = (self._champions.refusal, self._features.refusal)
+        deployment = self._deployments.loaded
+        as_of_us = self._features.as_of_us
+        refusal = self._deployments.refusal
         return Readiness(
-            ready=serving is not None,
+            ready=deployment is not None,
             use_case=self.use_case,
-            model_version=serving.champion.version if serving else None,
-            record_sequence=serving.champion.sequence if serving else None,
-            online_snapshot=features.snapshot_id if features else None,
+            model_version=deployment.champion.loaded.version if deployment else None,
+            record_sequence=deployment.sequence if deployment else None,
+            online_snapshot=self._features.store,
             features_as_of=None if as_of_us is None else _iso(as_of_us),
-            refusals=tuple(r for r in refusals if r is not None),
+            refusals=(*(() if refusal is None else (refusal,)), *self._features.refusals),
             process=os.getpid(),
         )
 
@@ -227,25 +245,27 @@ class ScoringService:
                 503 when nothing is promoted.
         """
         swapped = await self._refresh(force=True)
-        refusal = self._champions.refusal
+        refusal = self._deployments.refusal
         if refusal is not None:
             raise ProblemError(
                 409, "Refused", f"{refusal.what} {refusal.name} was refused: {refusal.reason}"
             )
-        champion = self._require_serving().champion
-        if expected is not None and champion.version != expected:
+        deployment = self._require_deployment()
+        version = deployment.champion.loaded.version
+        if expected is not None and version != expected:
             raise ProblemError(
                 409,
                 "Not serving that version",
-                f"{champion.version} is promoted, not {expected}; promote it first.",
+                f"{version} is promoted, not {expected}; promote it first.",
             )
         return ReloadResponse(
-            model_version=champion.version, record_sequence=champion.sequence, swapped=swapped
+            model_version=version, record_sequence=deployment.sequence, swapped=swapped
         )
 
-    def _require_serving(self) -> Serving:
-        if self._serving is None:
-            refusal = self._champions.refusal
+    def _require_deployment(self) -> Deployment:
+        deployment = self._deployments.loaded
+        if deployment is None:
+            refusal = self._deployments.refusal
             raise ProblemError(
                 503,
                 "No model",
@@ -254,16 +274,11 @@ class ScoringService:
                 else str(NoPromotedModelError(self.use_case)),
                 headers={"Retry-After": "1"},
             )
-        return self._serving
+        return deployment
 
     async def _refresh(self, *, force: bool) -> bool:
-        features_changed = await self._features.refresh(self._loader, force=force)
-        champion_changed = await self._champions.refresh(self._loader, force=force)
-        champion = self._champions.loaded
-        if champion is not None and (features_changed or champion_changed):
-            # One assignment: a request sees the old pair or the new one.
-            self._serving = Serving(champion, self._features.loaded or self._no_history)
-        return champion_changed
+        await self._features.refresh(self._loader, force=force)
+        return await self._deployments.refresh(self._loader, force=force)
 
     async def _follow(self, supervisor: int) -> None:
         while True:
@@ -273,6 +288,37 @@ class ScoringService:
                 _log.error("the supervisor is gone; draining", extra={"supervisor": supervisor})
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+
+
+def _reasons(answers: Sequence[Served], wanted: Sequence[int]) -> dict[int, tuple[Reason, ...]]:
+    found: dict[int, tuple[Reason, ...]] = {}
+    for lane in dict.fromkeys(answers[i].lane for i in wanted):
+        mine = [i for i in wanted if answers[i].lane is lane]
+        values = np.stack([answers[i].values for i in mine])
+        contributions = lane.loaded.model.explain(values)
+        for i, row, shares in zip(mine, values, contributions, strict=True):
+            found[i] = lane.loaded.reasons.write(row, shares[:-1])
+    return found
+
+
+def _prediction(
+    answer: Served, reasons: tuple[Reason, ...] | None, *, unexplained: bool
+) -> Prediction:
+    fetched = answer.fetched
+    labels = (*fetched.degraded, REASONS_OVERLOADED) if unexplained else fetched.degraded
+    return Prediction(
+        request_id=answer.request_id,
+        transaction_id=answer.transaction_id,
+        score=answer.score,
+        decision=answer.decision,
+        threshold=answer.lane.loaded.model.threshold,
+        reasons=reasons,
+        model_version=answer.lane.loaded.version,
+        variant=answer.lane.variant,
+        features_as_of=None if fetched.as_of_us is None else _iso(fetched.as_of_us),
+        unknown_entities=answer.unknown,
+        degraded=labels,
+    )
 
 
 def _iso(timestamp_us: int) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import view
-from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.promotion import PromotedModel, PromotionRecord
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.artefacts import load_artefact
 from ibook_assets.stores.blobs import Blobs
@@ -21,13 +21,17 @@ def load_promoted(blobs: Blobs, record: PromotionRecord) -> ModelBundle:
         IntegrityError: a file is not the one that was promoted; it has not been parsed then.
         ContractError: the model and its record, or its features and ours, do not agree.
     """
-    promoted = record.model
+    return load_model(blobs, record.use_case, record.model)
+
+
+def load_model(blobs: Blobs, use_case: str, promoted: PromotedModel) -> ModelBundle:
+    """One model of a promotion record; raises as `load_promoted` does."""
     files = load_artefact(blobs, promoted.artefact)
     bundle = ModelBundle.load(files, sha256=promoted.artefact.sha256)
-    if (bundle.info.use_case, bundle.version) != (record.use_case, record.model_version):
+    if (bundle.info.use_case, bundle.version) != (use_case, promoted.model_version):
         msg = (
             f"the artefact is {bundle.info.use_case} {bundle.version}, its record says "
-            f"{record.use_case} {record.model_version}; promote the right files"
+            f"{use_case} {promoted.model_version}; promote the right files"
         )
         raise ContractError(msg)
     for name in _SAME:

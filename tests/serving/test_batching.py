@@ -14,7 +14,7 @@ Call = tuple[str, list[int]]
 
 
 def recording(calls: list[Call]) -> Batcher[str, int, tuple[str, int]]:
-    def answer(key: str, items: Sequence[int]) -> list[tuple[str, int]]:
+    async def answer(key: str, items: Sequence[int]) -> list[tuple[str, int]]:
         calls.append((key, list(items)))
         return [(key, item * 10) for item in items]
 
@@ -50,8 +50,11 @@ def test_every_request_gets_its_own_answers_from_one_version(
 
 
 def test_more_than_the_limit_is_refused_with_retry_after() -> None:
+    async def echo(_: str, items: Sequence[int]) -> list[int]:
+        return list(items)
+
     async def run() -> list[object]:
-        batcher: Batcher[str, int, int] = Batcher(lambda _, items: list(items), limit=3)
+        batcher: Batcher[str, int, int] = Batcher(echo, limit=3)
         return await asyncio.gather(
             *(batcher.submit("v1", [i, i]) for i in range(3)), return_exceptions=True
         )
@@ -64,7 +67,7 @@ def test_more_than_the_limit_is_refused_with_retry_after() -> None:
 
 
 def test_a_failure_reaches_every_caller_of_the_batch_and_no_other() -> None:
-    def answer(key: str, items: Sequence[int]) -> Sequence[int]:
+    async def answer(key: str, items: Sequence[int]) -> Sequence[int]:
         if key == "bad":
             raise ZeroDivisionError
         return items

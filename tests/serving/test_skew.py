@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.online import OnlineStore, fetch_online_features
 from ibook_serving.decode import PREDICT, decode_body, order_row
-from ibook_serving.history import NoHistory
+from ibook_serving.history import PublishedHistory
 from tests.serving.harness import RunningServer
 from tests.serving.history import AS_OF_US, orders, publish_history
 
@@ -62,7 +63,8 @@ def test_without_history_the_order_itself_still_counts_and_the_rest_is_unknown(
     ]
     own = [n for n in FRAUD.features if n.startswith("order_context:")]
     with_history = OnlineStore.open(settings.online_path).fetch(own, rows).values
-    without = NoHistory().fetch(FRAUD.features, rows)
+    alone = PublishedHistory(tmp_path / "nothing", FRAUD.features)
+    without = asyncio.run(alone.fetch(FRAUD.features, rows))
     columns = [FRAUD.features.index(name) for name in own]
     found = without.values[:, columns]
     # The catalogue's columns are not known without a snapshot; everything else is equal.
@@ -70,4 +72,4 @@ def test_without_history_the_order_itself_still_counts_and_the_rest_is_unknown(
     assert known.any(axis=0).sum() > 8
     np.testing.assert_array_equal(found[known], with_history[known])
     assert np.isnan(np.delete(without.values, columns, axis=1)).all()
-    assert without.unknown == [()] * 30
+    assert without.unknown == ((),) * 30
