@@ -1,0 +1,255 @@
+"""The drift decision: evidence for each column, the compatibility score, the calibrated verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.monitoring.calibration import (
+    MIN_WINDOWS,
+    Calibration,
+    from_days,
+    from_rows,
+)
+from ibook_assets.core.monitoring.columns import ColumnBins, Ints, Kind, Values, is_null, shifts
+from ibook_assets.core.monitoring.distances import Method, distance
+
+DRIFT_SCORE_THRESHOLD: Final = 0.30
+"""Share of drifted columns from which the compatibility score fires (`>=`)."""
+FALSE_ALARM_RATE: Final = 0.01
+"""Share of undrifted windows that the calibrated verdict may call drifted."""
+MIN_REFERENCE_ROWS: Final = 1_001
+"""Rows the reference needs: the distance rule holds for more than 1,000."""
+MIN_CURRENT_ROWS: Final = 200
+"""Rows the current window needs; a smaller one says `insufficient_data`."""
+
+State = Literal["stable", "drifted", "insufficient_data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which day each row is of, where windows span days."""
+
+    reference: Ints
+    """Day number of each reference row."""
+    current: Ints
+    """Day number of each current row."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ColumnDrift(_Frozen):
+    """What is known of one column."""
+
+    name: str
+    kind: Kind
+    method: Method
+    distance: FiniteFloat | None
+    """By the distance rule; None when one window has no finite value, the other has."""
+    counts: bool
+    """Whether the distance makes it one of the score's drifted columns."""
+    shift: FiniteFloat
+    """Largest difference of cumulative shares (numeric), total variation (categorical), 0..1."""
+    reference_nulls: FiniteFloat
+    """Share of reference rows without a value."""
+    current_nulls: FiniteFloat
+    unseen: FiniteFloat
+    """Share of current rows with a value the reference never had: a category, an infinity."""
+    deviation: FiniteFloat
+    """Larger of the shift's and the nulls' excess over what is usual, in standard deviations."""
+    drifted: bool
+    """Whether `deviation` exceeds the decision's threshold."""
+
+
+class DriftDecision(_Frozen):
+    """Whether the current window has drifted from the reference, and why."""
+
+    state: State
+    """The calibrated verdict. `insufficient_data` is neither drift nor its absence."""
+    score: FiniteFloat | None
+    """Share of columns drifted by the distance rule, 0..1; None without enough data."""
+    score_threshold: FiniteFloat = DRIFT_SCORE_THRESHOLD
+    statistic: FiniteFloat | None
+    """Largest deviation of any column; None without enough data."""
+    threshold: FiniteFloat | None
+    """What `statistic` exceeds in the stated share of undrifted windows."""
+    false_alarm_rate: FiniteFloat
+    """Stated share of undrifted windows that are called drifted."""
+    reference_rows: int
+    current_rows: int
+    null_windows: int
+    """Undrifted windows the threshold was found with."""
+    reason: str | None = None
+    """What is missing, of `insufficient_data`."""
+    columns: tuple[ColumnDrift, ...] = ()
+    """By descending deviation."""
+
+    @property
+    def score_fires(self) -> bool:
+        """Whether the compatibility score reaches its threshold."""
+        return self.score is not None and self.score >= self.score_threshold
+
+    @property
+    def drifted(self) -> bool:
+        """The calibrated verdict as yes or no."""
+        return self.state == "drifted"
+
+
+def drift_of(
+    reference: Mapping[str, Values],
+    current: Mapping[str, Values],
+    kinds: Mapping[str, Kind],
+    *,
+    windows: Windows | None = None,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    seed: int = 0,
+) -> DriftDecision:
+    """Hold the columns of a current window against a reference window.
+
+    Args:
+        reference: column to its rows; numbers (any dtype, NaN is null, infinities allowed) or,
+            for a categorical column, anything that has a text (None is null).
+        current: the same columns.
+        kinds: column to its kind; these columns are compared, in any order.
+        windows: days of the rows. With them the verdict is calibrated on runs of reference days,
+            because rows of a day depend on each other; without, on rows drawn with replacement.
+        false_alarm_rate: 0 to 1, of the calibrated verdict.
+        seed: of the rows drawn.
+
+    Raises:
+        ContractError: a column is missing, its lengths differ, or a numeric one holds text.
+    """
+    rows = _rows(reference, kinds, "reference"), _rows(current, kinds, "current")
+    days = None if windows is None else _days(windows, rows)
+    lacking = _lacking(rows, days)
+    if lacking is not None:
+        return DriftDecision(
+            state="insufficient_data",
+            score=None,
+            statistic=None,
+            threshold=None,
+            false_alarm_rate=false_alarm_rate,
+            reference_rows=rows[0],
+            current_rows=rows[1],
+            null_windows=0,
+            reason=lacking,
+        )
+    counted = _counted(reference, kinds, days)
+    usual = (
+        from_rows(counted, rows=rows[1], rate=false_alarm_rate, rng=np.random.default_rng(seed))
+        if days is None
+        else from_days(counted, length=days.length, rate=false_alarm_rate, rows=rows[1])
+    )
+    columns = [
+        _evidence(name, reference[name], current[name], bins=bins, usual=usual, at=position)
+        for position, (name, (bins, _)) in enumerate(counted.items())
+    ]
+    statistic = max(column.deviation for column in columns)
+    return DriftDecision(
+        state="drifted" if statistic > usual.threshold else "stable",
+        score=sum(column.counts for column in columns) / len(columns),
+        statistic=statistic,
+        threshold=usual.threshold,
+        false_alarm_rate=false_alarm_rate,
+        reference_rows=rows[0],
+        current_rows=rows[1],
+        null_windows=usual.windows,
+        columns=tuple(sorted(columns, key=lambda column: (-column.deviation, column.name))),
+    )
+
+
+def persists(decisions: Sequence[DriftDecision], windows: int) -> bool:
+    """Whether the newest `windows` decisions, oldest first, all say drifted."""
+    newest = decisions[-windows:]
+    return len(newest) == windows and all(decision.drifted for decision in newest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Days:
+    number: Ints
+    """Position of each reference row's day."""
+    count: int
+    length: int
+    """Days of the current window."""
+
+
+def _days(windows: Windows, rows: tuple[int, int]) -> _Days:
+    sizes = windows.reference.size, windows.current.size
+    if sizes != rows:
+        msg = f"windows name the days of {sizes} rows, the columns have {rows}"
+        raise ContractError(msg)
+    names, number = np.unique(windows.reference, return_inverse=True)
+    return _Days(number.astype(np.int64), names.size, np.unique(windows.current).size)
+
+
+def _rows(window: Mapping[str, Values], kinds: Mapping[str, Kind], what: str) -> int:
+    if not kinds:
+        msg = "no column to compare; name at least one in kinds"
+        raise ContractError(msg)
+    missing = sorted(set(kinds) - set(window))
+    if missing:
+        msg = (
+            f"the {what} window lacks {missing[:5]} ({len(missing)} columns); it has {len(window)}"
+        )
+        raise ContractError(msg)
+    sizes = {window[name].size for name in kinds}
+    if len(sizes) > 1:
+        msg = f"columns of the {what} window have {sorted(sizes)} rows; they must have the same"
+        raise ContractError(msg)
+    return sizes.pop()
+
+
+def _lacking(rows: tuple[int, int], days: _Days | None) -> str | None:
+    if rows[0] < MIN_REFERENCE_ROWS:
+        return f"{rows[0]:,} reference rows of the {MIN_REFERENCE_ROWS:,} needed"
+    if rows[1] < MIN_CURRENT_ROWS:
+        return f"{rows[1]:,} current rows of the {MIN_CURRENT_ROWS:,} needed"
+    if days is not None and days.count < MIN_WINDOWS * days.length:
+        needed = MIN_WINDOWS * days.length
+        return f"{days.count} reference days of the {needed} needed for {days.length} current ones"
+    return None
+
+
+def _counted(
+    reference: Mapping[str, Values], kinds: Mapping[str, Kind], days: _Days | None
+) -> dict[str, tuple[ColumnBins, Ints]]:
+    counted = {}
+    for name, kind in kinds.items():
+        bins = ColumnBins.of(reference[name], kind)
+        groups, count = (None, 1) if days is None else (days.number, days.count)
+        counted[name] = bins, bins.counts(reference[name], groups, count)
+    return counted
+
+
+def _evidence(
+    name: str, reference: Values, current: Values, *, bins: ColumnBins, usual: Calibration, at: int
+) -> ColumnDrift:
+    before, after = bins.counts(reference), bins.counts(current)
+    moved, nulls = shifts(bins.kind, before, after)
+    deviation = usual.deviation(at, (float(moved[0]), float(nulls[0])))
+    apart = distance(reference, current, bins.kind)
+    return ColumnDrift(
+        name=name,
+        kind=bins.kind,
+        method=apart.method,
+        distance=apart.value,
+        counts=apart.drifted,
+        shift=float(moved[0]),
+        reference_nulls=float(is_null(reference).mean()),
+        current_nulls=float(is_null(current).mean()),
+        unseen=_unseen(bins, before[0], after[0]),
+        deviation=deviation,
+        drifted=deviation > usual.threshold,
+    )
+
+
+def _unseen(bins: ColumnBins, before: Ints, after: Ints) -> float:
+    ends = [-2] if bins.kind == "categorical" else [0, -2]
+    return float(sum(after[end] for end in ends if before[end] == 0) / after.sum())
