@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
+import xgboost as xgb
+
 from ibook_assets.core.fact_rules import build_outcomes, build_transactions, build_views
 from ibook_assets.core.facts import FACT_REFUNDS
 from ibook_assets.core.features.catalog import ALL_FEATURES, FEATURE_VIEWS
@@ -11,6 +14,7 @@ from ibook_assets.core.features.engine import compute_view
 from ibook_assets.core.features.packing import in_known_order, pack_keys, pack_rows
 from ibook_assets.core.features.plan import layouts_of
 from ibook_assets.core.times import day_start_us
+from ibook_assets.models.flat_trees import proven_trees
 from ibook_assets.stores.online import RowsOnly
 from ibook_assets.stores.online.merging import merge_all
 from ibook_sim.world import World, WorldConfig
@@ -38,6 +42,8 @@ def main() -> None:
         ids, rows, starts = pack_rows(table, layout)
         merge_all([None] * len(ids), rows, starts, layout, 0)
     RowsOnly().fetch(ALL_FEATURES, [{"user_id": 1}])
+    numbers = np.arange(8, dtype=np.float32)[:, None]
+    proven_trees(xgb.train({"nthread": 1}, xgb.DMatrix(numbers, numbers), num_boost_round=1))
 
 
 if __name__ == "__main__":

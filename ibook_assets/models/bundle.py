@@ -16,6 +16,7 @@ from ibook_assets.core.canonical import canonical_json
 from ibook_assets.core.errors import ContractError, IntegrityError
 from ibook_assets.core.ids import NAME_PATTERN
 from ibook_assets.models.calibration import BetaCalibration
+from ibook_assets.models.flat_trees import proven_trees
 
 MODEL_FILE: Final = "model.ubj"
 BUNDLE_FILE: Final = "bundle.json"
@@ -70,7 +71,7 @@ def sha256_hex(data: bytes) -> str:
 class ModelBundle:
     """A model ready to score: trees, calibration, threshold and where they come from."""
 
-    __slots__ = ("_booster", "_model", "info")
+    __slots__ = ("_booster", "_flat", "_model", "info")
 
     def __init__(self, info: BundleInfo, model: bytes) -> None:
         """Parse trees that `info` vouches for.
@@ -90,6 +91,7 @@ class ModelBundle:
                 f"{BUNDLE_FILE} names {len(info.feature_names)}; retrain the model"
             )
             raise ContractError(msg)
+        self._flat = proven_trees(self._booster)
 
     @classmethod
     def load(cls, files: Mapping[str, bytes], *, sha256: Mapping[str, str]) -> ModelBundle:
@@ -139,6 +141,11 @@ class ModelBundle:
         return self.info.threshold
 
     @property
+    def flat(self) -> bool:
+        """Whether margins come out of the flat trees, which gave XGBoost's bits when loaded."""
+        return self._flat is not None
+
+    @property
     def booster(self) -> xgb.Booster:
         """The trees, for whoever compiles or draws them."""
         return self._booster
@@ -146,6 +153,8 @@ class ModelBundle:
     def margins(self, x: Matrix) -> Matrix:
         """Log-odds before calibration, float32 of shape (n,); `x` as in `score`."""
         _check_matrix(x, len(self.feature_names))
+        if self._flat is not None:
+            return self._flat.margins(x)
         predicted = self._booster.inplace_predict(x, predict_type="margin", validate_features=False)
         return np.asarray(predicted, dtype=np.float32)
 
