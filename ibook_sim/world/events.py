@@ -53,6 +53,10 @@ class Events:
     def __len__(self) -> int:
         return self.event_id.size
 
+    def take(self, rows: slice) -> Events:
+        """The chosen events."""
+        return Events(**{f: getattr(self, f)[rows] for f in self.__slots__})
+
 
 def _lead_days(normal: Floats) -> Ints:
     return np.clip(np.exp(4.1 + 0.5 * normal), MIN_LEAD_DAYS, MAX_LEAD_DAYS).astype(np.int64)
@@ -123,15 +127,11 @@ class EventSource:
         """Events 0 up to, not including, `number`."""
         while _BLOCK * len(self._blocks) < max(number, 1):
             self._blocks.append(self._block(len(self._blocks)))
-        return _slice(_concatenate(self._blocks), 0, number)
+        return _concatenate(self._blocks).take(slice(number))
 
 
 def _concatenate(parts: list[Events]) -> Events:
     return Events(**{f: np.concatenate([getattr(p, f) for p in parts]) for f in Events.__slots__})
-
-
-def _slice(events: Events, start: int, stop: int) -> Events:
-    return Events(**{f: getattr(events, f)[start:stop] for f in Events.__slots__})
 
 
 def _solve_pressure() -> float:

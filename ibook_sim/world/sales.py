@@ -37,6 +37,20 @@ def calendar(config: WorldConfig, first_day: int, days: int) -> Floats:
     return np.asarray(lift / (1.0 + 2 * config.weekend_lift / 7) * season)
 
 
+def order_rate(config: WorldConfig, events: Events, on_sale_day: int) -> Floats:
+    """Shape (n, MAX_LEAD_DAYS): mean orders that `events` want on each day of their sale.
+
+    All go on sale on `on_sale_day`. Seats are not looked at.
+    """
+    rate = events.demand[:, None] * sale_curve(events.lead_days)
+    return rate * calendar(config, on_sale_day, MAX_LEAD_DAYS)
+
+
+def room_of(capacity: Ints) -> Ints:
+    """Seats of events of `capacity` that legitimate orders may take."""
+    return np.asarray(np.floor((1.0 - RESERVE) * capacity), np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Sales:
     """Legitimate orders by event, day and quantity; only combinations with orders."""
@@ -91,12 +105,11 @@ def sales_of_release(
         The sales, and each event's tickets; they never exceed capacity less `RESERVE`.
     """
     numbers = slice(source.first_number(on_sale_day), source.first_number(on_sale_day + 1))
-    lead, ids = events.lead_days[numbers], events.event_id[numbers]
+    ids = events.event_id[numbers]
     g = generator(config.seed, Stream.DEMAND, on_sale_day + MAX_LEAD_DAYS)
-    rate = events.demand[numbers, None] * sale_curve(lead)
-    rate = rate * calendar(config, on_sale_day, MAX_LEAD_DAYS)
+    rate = order_rate(config, events.take(numbers), on_sale_day)
     orders = g.poisson(rate[:, :, None] * QUANTITY[0]).astype(np.int64)
-    room = np.floor((1.0 - RESERVE) * events.capacity[numbers]).astype(np.int64)
+    room = room_of(events.capacity[numbers])
     sizes = np.arange(1, QUANTITIES + 1)
     for i in np.flatnonzero((orders * sizes).sum(axis=(1, 2)) > room):
         _sell_out(orders[i], int(room[i]), g)

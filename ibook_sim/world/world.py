@@ -31,6 +31,7 @@ from ibook_assets.core.tables import (
 from ibook_assets.core.times import DAY_US
 from ibook_sim.world.aftermath import Aftermath
 from ibook_sim.world.config import WorldConfig
+from ibook_sim.world.demand import ExpectedSales, expected_sales
 from ibook_sim.world.oracle import DayTruth, Oracle
 from ibook_sim.world.orders import Codes, Orders, OrderSource, arrival_order
 from ibook_sim.world.plan import Plan
@@ -43,6 +44,7 @@ from ibook_sim.world.randomness import (
     opaque_all,
 )
 from ibook_sim.world.register import UNKNOWN_TIME
+from ibook_sim.world.sales import order_rate, room_of
 from ibook_sim.world.sessions import SessionSource
 
 _NAMES: Final = [
@@ -151,6 +153,22 @@ class World:
         numbers = {self._number(day): day for day in days}
         found = self._oracle.truth(list(numbers))
         return {numbers[number]: _truth_table(found[number]) for number in sorted(found)}
+
+    def expected_sales(self, event_id: int) -> ExpectedSales:
+        """The exact mean of an event's legitimate sales, day by day: the best forecast there is.
+
+        Raises:
+            ContractError: no event has that number.
+        """
+        if event_id < 0:
+            msg = f"event {event_id} does not exist; events are numbered from 0 on, without end"
+            raise ContractError(msg)
+        event = self._plan.book.source.until(event_id + 1).take(slice(event_id, None))
+        on_sale, lead = int(event.on_sale_day[0]), int(event.lead_days[0])
+        wanted = order_rate(self.config, event, on_sale)[0, :lead]
+        orders, tickets = expected_sales(wanted, int(room_of(event.capacity)[0]))
+        first_day = self.config.start_date + timedelta(days=on_sale)
+        return ExpectedSales(first_day, wanted, orders, tickets)
 
     def catalogue(self, until: date) -> Catalogue:
         """Events that have gone on sale, and accounts that exist, by the end of day `until`."""
