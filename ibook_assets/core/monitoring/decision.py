@@ -23,6 +23,9 @@ DRIFT_SCORE_THRESHOLD: Final = 0.30
 """Share of drifted columns from which the compatibility score fires (`>=`)."""
 FALSE_ALARM_RATE: Final = 0.01
 """Share of undrifted windows that the calibrated verdict may call drifted."""
+USUAL_DEVIATION: Final = 3.0
+"""Standard deviations within which a column moves by itself; it then does not count in the score,
+however far apart the windows are: some columns are never still."""
 MIN_REFERENCE_ROWS: Final = 1_001
 """Rows the reference needs: the distance rule holds for more than 1,000."""
 MIN_CURRENT_ROWS: Final = 200
@@ -53,8 +56,8 @@ class ColumnDrift(_Frozen):
     method: Method
     distance: FiniteFloat | None
     """By the distance rule; None when one window has no finite value, the other has."""
-    counts: bool
-    """Whether the distance makes it one of the score's drifted columns."""
+    distant: bool
+    """Whether the rule calls the distance drifted."""
     shift: FiniteFloat
     """Largest difference of cumulative shares (numeric), total variation (categorical), 0..1."""
     reference_nulls: FiniteFloat
@@ -67,14 +70,25 @@ class ColumnDrift(_Frozen):
     drifted: bool
     """Whether `deviation` exceeds the decision's threshold."""
 
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the score's drifted columns."""
+        return self.distant and self.deviation > USUAL_DEVIATION
+
 
 class DriftDecision(_Frozen):
-    """Whether the current window has drifted from the reference, and why."""
+    """Whether the current window has drifted from the reference, and why.
+
+    Signals that look at something else than columns join as decisions of their own.
+    """
 
     state: State
     """The calibrated verdict. `insufficient_data` is neither drift nor its absence."""
     score: FiniteFloat | None
-    """Share of columns drifted by the distance rule, 0..1; None without enough data."""
+    """Share of columns that the distance rule calls drifted and that moved more than they do by
+    themselves, 0..1; None without enough data."""
+    distance_share: FiniteFloat | None
+    """Share of columns that the distance rule alone calls drifted: what Evidently's report says."""
     score_threshold: FiniteFloat = DRIFT_SCORE_THRESHOLD
     statistic: FiniteFloat | None
     """Largest deviation of any column; None without enough data."""
@@ -133,6 +147,7 @@ def drift_of(
         return DriftDecision(
             state="insufficient_data",
             score=None,
+            distance_share=None,
             statistic=None,
             threshold=None,
             false_alarm_rate=false_alarm_rate,
@@ -155,6 +170,7 @@ def drift_of(
     return DriftDecision(
         state="drifted" if statistic > usual.threshold else "stable",
         score=sum(column.counts for column in columns) / len(columns),
+        distance_share=sum(column.distant for column in columns) / len(columns),
         statistic=statistic,
         threshold=usual.threshold,
         false_alarm_rate=false_alarm_rate,
@@ -240,7 +256,7 @@ def _evidence(
         kind=bins.kind,
         method=apart.method,
         distance=apart.value,
-        counts=apart.drifted,
+        distant=apart.drifted,
         shift=float(moved[0]),
         reference_nulls=float(is_null(reference).mean()),
         current_nulls=float(is_null(current).mean()),
