@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from ibook_assets.core.arrow import Column, Mask, Positions, as_mask, integers, pc
+from ibook_assets.core.arrow import Column, Mask, Positions, as_mask, integers, one_chunk, pc
 from ibook_assets.core.ids import MISSING_ID
 from ibook_assets.core.tables import TableSpec
 
@@ -29,10 +29,10 @@ def deduplicate(table: pa.Table, spec: TableSpec) -> Deduplicated:
 
     The first row of a key by the spec's time column is kept, ties going to the smaller content
     in column order, so the answer never depends on the order rows arrived in. Keys are integers
-    without nulls.
+    or text, without nulls.
     """
     order = _key_order(table, spec)
-    keys = [integers(table[name], null=MISSING_ID)[order] for name in spec.key]
+    keys = [_ordinals(table[name])[order] for name in spec.key]
     same_key = _repeats_previous(keys)
     in_group = same_key.copy()
     in_group[:-1] |= same_key[1:]
@@ -41,7 +41,7 @@ def deduplicate(table: pa.Table, spec: TableSpec) -> Deduplicated:
     ranked = _content_order(groups, spec)
     members = order[in_group][ranked]
     groups = groups.take(ranked)
-    repeats = _repeats_previous([integers(groups[n], null=MISSING_ID) for n in spec.key])
+    repeats = _repeats_previous([_ordinals(groups[n]) for n in spec.key])
     says_same = _equals_first(groups, spec, starts=~repeats)
     kept = np.concatenate([singles, members[~repeats]])
     return Deduplicated(
@@ -51,15 +51,23 @@ def deduplicate(table: pa.Table, spec: TableSpec) -> Deduplicated:
     )
 
 
+def _ordinals(column: Column) -> Positions:
+    """Integers that are equal, and ordered, as the values are."""
+    if not pa.types.is_string(column.type):
+        return integers(column, null=MISSING_ID)
+    ranks = pc.rank(one_chunk(column), sort_keys="ascending", tiebreaker="dense")
+    return integers(ranks.cast(pa.int64()), null=MISSING_ID)
+
+
 def _key_order(table: pa.Table, spec: TableSpec) -> Positions:
-    columns = [integers(table[name], null=MISSING_ID) for name in reversed(spec.key)]
+    columns = [_ordinals(table[name]) for name in reversed(spec.key)]
     return np.lexsort(columns).astype(np.int64)
 
 
 def _time_order(table: pa.Table, spec: TableSpec) -> Positions:
     time = () if spec.time_column is None else (spec.time_column,)
     names = dict.fromkeys((*time, *spec.key))
-    columns = [integers(table[name], null=MISSING_ID) for name in reversed(names)]
+    columns = [_ordinals(table[name]) for name in reversed(names)]
     return np.lexsort(columns).astype(np.int64)
 
 

@@ -20,8 +20,10 @@ from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.tables import (
     EVENTS,
+    EXPERIMENT_OUTCOMES,
     FEATURE_LOG,
     OUTCOMES,
+    PREDICTIONS,
     REFUNDS,
     TRANSACTIONS,
     VIEWS,
@@ -41,6 +43,8 @@ PAYLOAD_HEAD_BYTES: Final = 16_384
 HEARTBEATS: Final = "gateway.heartbeats"
 DEAD_LETTERS: Final = "dead.letters"
 FEATURES_LOG: Final = "features.log"
+PREDICTION_LOG: Final = "predictions"
+OUTCOME_LOG: Final = "experiment.outcomes"
 
 _READABLE: Final = re.compile(r"1\.(0|[1-9][0-9]{0,8})", re.ASCII)
 _INT64: Final = range(-(2**63), 2**63)
@@ -65,11 +69,16 @@ TOPICS: Final[Mapping[str, Topic]] = MappingProxyType(
             Topic("raw.outcomes", OUTCOMES),
             Topic("raw.events", EVENTS),
             Topic(FEATURES_LOG, FEATURE_LOG),
+            Topic(PREDICTION_LOG, PREDICTIONS),
+            Topic(OUTCOME_LOG, EXPERIMENT_OUTCOMES),
             Topic(HEARTBEATS, None),
             Topic(DEAD_LETTERS, None),
         )
     }
 )
+
+DERIVED_TOPICS: Final = (FEATURES_LOG, PREDICTION_LOG, OUTCOME_LOG)
+"""Topics that the platform itself writes, each row with its own time; no gateway is involved."""
 
 _TOPIC_OF_TABLE: Final = {t.spec.name: t.name for t in TOPICS.values() if t.spec is not None}
 

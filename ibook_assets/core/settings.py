@@ -109,6 +109,23 @@ class Settings(BaseSettings):
     )
     """Key of the admin routes; unset keeps them closed."""
 
+    prediction_log: Literal["lake", "kafka", "off"] = "lake"
+    """Where predictions go with all that is needed to make them again: files of the lake, the event
+    log, or nowhere."""
+    trace_store_bytes: Annotated[int, Field(ge=2**24)] = 2**31
+    """Bytes of traces kept on the server's disk for look-up; the oldest that have landed go."""
+    trace_store_days: Annotated[float, Field(gt=0)] = 7.0
+    """Days that landed traces are kept there."""
+    container_digest: str | None = None
+    """Digest of the image this server runs in; traces carry it."""
+
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("IBOOK_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
+    """Address of an OpenTelemetry collector (OTLP over HTTP, `http://127.0.0.1:4318`); unset: no
+    spans."""
+
     git_sha: str = Field(
         default=UNKNOWN_SHA, validation_alias=AliasChoices("IBOOK_GIT_SHA", "PIPELINE_GIT_SHA")
     )
@@ -138,6 +155,11 @@ class Settings(BaseSettings):
     def live_store(self) -> str:
         """Address of the live online store: a URL, or an absolute folder."""
         return self.online_url or str(self.home.resolve() / "online-live")
+
+    @property
+    def trace_path(self) -> Path:
+        """Folder of the traces that this machine's server has written."""
+        return self.home.resolve() / "traces"
 
     @property
     def online_path(self) -> Path:

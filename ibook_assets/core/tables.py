@@ -16,6 +16,10 @@ TIERS: Final = ("standard", "plus", "premium", "vip")
 CHANNELS: Final = ("web", "app", "partner")
 CATEGORIES: Final = ("sports", "concert", "family", "cultural")
 """Ticketed event categories; the position is the integer code that features use."""
+DECISIONS: Final = ("approve", "review")
+"""What becomes of an order by its score."""
+OUTCOME_KINDS: Final = ("fraud", "legitimate")
+"""What an order turned out to be."""
 ARCHETYPES: Final = ("legit", "account_takeover", "bulk_bot", "card_testing", "refund_abuse")
 """Ground truth of the simulator; the position is the integer code."""
 
@@ -210,6 +214,75 @@ FEATURE_LOG: Final = TableSpec(
         _ts("known_ts", "As-of: the vector holds what was known before it"),
         Column("definition", pa.string(), "SHA-256 prefix over feature names and spec hashes"),
         Column("vector", pa.binary(), "Values in the definition's order, little-endian float32"),
+    ),
+)
+
+PREDICTIONS: Final = TableSpec(
+    name="predictions",
+    description=(
+        "Every prediction with all that is needed to make it again: one row a request and variant. "
+        "Scores of shadows, which nobody was answered with, have `served` false."
+    ),
+    # A client may use a request id twice; then each of its predictions keeps its own row.
+    key=("request_id", "variant", "known_ts"),
+    columns=(
+        Column("request_id", pa.string(), "The client's name for the request, or ours"),
+        Column("variant", pa.string(), "Lane of the promotion record that scored"),
+        _ts("known_ts", "When the score was made"),
+        Column("use_case", pa.string(), "What was predicted"),
+        Column("served", pa.bool_(), "Whether the client was answered with it"),
+        _id("transaction_id", "Order, where the client named one", nullable=True),
+        Column("transaction_text", pa.string(), "The order's id as sent, where it was text", True),
+        _id("user_id", "Buyer's account"),
+        _id("event_id", "Ticketed event"),
+        Column("experiment", pa.string(), "Experiment that ran, if one did", nullable=True),
+        Column("model_version", pa.string(), "Version of the model that scored"),
+        Column("record_sequence", pa.int64(), "Promotion record that was served", minimum=1),
+        Column("artefact", pa.string(), "SHA-256 that identifies the promoted files"),
+        Column("definition", pa.string(), "SHA-256 prefix over feature names and spec hashes"),
+        Column("training_snapshot", pa.string(), "Id of the manifest of the training data"),
+        Column(
+            "features_as_of",
+            pa.int64(),
+            "Everything known before it was counted (microseconds, UTC); null without history",
+            nullable=True,
+            minimum=0,
+        ),
+        Column("store", pa.string(), "Snapshot, or generation and version, that was read", True),
+        Column("positions", pa.string(), "How far the log was applied to it (JSON)", nullable=True),
+        Column("vector", pa.binary(), "Features scored in the definition's order, float32 LE"),
+        Column("vector_sha256", pa.string(), "SHA-256 prefix of the vector"),
+        Column("score", pa.float64(), "Probability of fraud, to the bit"),
+        Column("threshold", pa.float64(), "Scores at or above it go to review"),
+        Column("decision", pa.string(), "What the threshold said", allowed=DECISIONS),
+        Column("degraded", pa.string(), "What was missing, comma-separated", nullable=True),
+        Column("unknown", pa.string(), "Entities without history, comma-separated", nullable=True),
+        Column("latency_us", pa.int64(), "Request met to score made (microseconds)", minimum=0),
+        Column("row", pa.string(), "The decoded request (JSON), nulls left out"),
+        Column("git_sha", pa.string(), "Commit of the code that served"),
+        Column("container_digest", pa.string(), "Image that served, if known", nullable=True),
+        Column("checksum", pa.string(), "SHA-256 of all the columns before it"),
+    ),
+)
+
+EXPERIMENT_OUTCOMES: Final = TableSpec(
+    name="experiment_outcomes",
+    description=(
+        "What became of predictions that an experiment counts, as clients reported it. Of several "
+        "outcomes of one order the latest known counts."
+    ),
+    key=("outcome_id",),
+    columns=(
+        Column("outcome_id", pa.string(), "SHA-256 prefix of what was reported"),
+        _OCCURRED,
+        _KNOWN,
+        Column("experiment", pa.string(), "Experiment it belongs to"),
+        Column("request_id", pa.string(), "Prediction it is about, where one was named", True),
+        _id("transaction_id", "Order it is about, where one was named", nullable=True),
+        _id("user_id", "Unit: the user who was assigned, where the trace is known", nullable=True),
+        Column("variant", pa.string(), "Arm that answered, where the trace is known", True),
+        Column("outcome", pa.string(), "What it turned out to be", allowed=OUTCOME_KINDS),
+        Column("amount_cents", pa.int64(), "Amount at stake (cents)", True, 0, 10**10),
     ),
 )
 

@@ -10,8 +10,9 @@ from ibook_assets.core.use_cases import USE_CASES, UseCase
 from ibook_assets.defs.metadata import png, preview, records
 from ibook_assets.defs.partitions import FRAUD_SCIENCE, ML_PLATFORM
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, git_sha, live_run_check, training_retries
+from ibook_assets.defs.runs import fails_fast, live_run_check, training_retries
 from ibook_assets.defs.tracking import TrackingResource
+from ibook_assets.stores.code_version import git_sha
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:

@@ -7,16 +7,14 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import dagster as dg
 
 from ibook_assets.core.errors import ContractError, GateClosedError, RunNotLiveError
-from ibook_assets.core.settings import UNKNOWN_SHA, Settings
+from ibook_assets.core.settings import Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,24 +69,6 @@ def _retries(override: int | None, settings: Settings) -> dg.RetryPolicy:
         backoff=dg.Backoff.EXPONENTIAL,
         jitter=dg.Jitter.PLUS_MINUS,
     )
-
-
-def git_sha(settings: Settings) -> str:
-    """Commit this code was built from: the setting's, else the checkout's, else `unknown`."""
-    if settings.git_sha != UNKNOWN_SHA:
-        return settings.git_sha
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN_SHA
-    return found.stdout.strip()
 
 
 def live_run_check(context: dg.AssetExecutionContext) -> Callable[[], None]:

@@ -179,6 +179,8 @@ def _strict_type(column: Column) -> object:
         kind = bool
     elif pa.types.is_binary(column.type):
         kind = bytes
+    elif pa.types.is_floating(column.type):
+        kind = float
     else:
         kind = str if column.allowed is None else Literal[column.allowed]
     return kind | None if column.nullable else kind

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ibook_assets.core.arrow import array
-from ibook_assets.core.messages import FEATURES_LOG, spec_of
+from ibook_assets.core.messages import DERIVED_TOPICS, spec_of
 from ibook_assets.stores.intake import verdict
 
 
@@ -21,7 +21,7 @@ def refusal(topic: str, value: bytes, known_us: int) -> str | None:
 
 
 def _is_assigned(topic: str) -> bool:
-    return "known_ts" in spec_of(topic).column_names and topic != FEATURES_LOG
+    return "known_ts" in spec_of(topic).column_names and topic not in DERIVED_TOPICS
 
 
 def stamped(row: Mapping[str, Any], topic: str, known_us: int) -> Mapping[str, Any]:

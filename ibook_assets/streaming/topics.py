@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ibook_assets.core.messages import DEAD_LETTERS, FEATURES_LOG, HEARTBEATS, TOPICS
+from ibook_assets.core.messages import DEAD_LETTERS, DERIVED_TOPICS, HEARTBEATS, TOPICS
 from ibook_assets.stores.log import LogAddress, ensure_topics
 
 ROW_TOPICS: Final = tuple(topic.name for topic in TOPICS.values() if topic.spec is not None)
 """Topics that carry rows of tables; the sink lands these."""
 
-PROMISED_TOPICS: Final = tuple(name for name in ROW_TOPICS if name != FEATURES_LOG)
+PROMISED_TOPICS: Final = tuple(name for name in ROW_TOPICS if name not in DERIVED_TOPICS)
 """Topics whose rows a gateway makes known: the ones that its heartbeats promise."""
 
 

@@ -41,6 +41,8 @@ def _values(column: Column) -> st.SearchStrategy[Any]:
         found: st.SearchStrategy[Any] = st.integers(-(2**63), 2**63 - 1)
     elif pa.types.is_boolean(column.type):
         found = st.booleans()
+    elif pa.types.is_floating(column.type):
+        found = st.floats(allow_nan=False, allow_infinity=False)
     else:
         found = st.binary(max_size=9) if pa.types.is_binary(column.type) else st.text(max_size=9)
     return st.none() | found
