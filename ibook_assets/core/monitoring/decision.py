@@ -248,7 +248,6 @@ def _evidence(
     name: str, reference: Values, current: Values, *, bins: ColumnBins, usual: Calibration, at: int
 ) -> ColumnDrift:
     before, after = bins.counts(reference), bins.counts(current)
-    before, after = bins.counts(reference), bins.counts(current)
     moved, nulls = shifts(bins.kind, before, after)
     deviation = usual.deviation(at, (float(moved[0]), float(nulls[0])))
     apart = distance(reference, current, bins.kind)
