@@ -7,11 +7,22 @@ serves is decided by the entry of the highest sequence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from ibook_assets.core.assignment import CHAMPION, CONTROL, Routing, routing
 from ibook_assets.core.canonical import canonical_json, canonical_sha256
 from ibook_assets.core.errors import ContractError, IntegrityError
 from ibook_assets.core.ids import NAME_PATTERN
@@ -20,8 +31,16 @@ from ibook_assets.core.manifest import Sha256
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"\S")]
 
-Action = Literal["promote", "rollback"]
+Action = Literal["promote", "rollback", "challenge"]
 """What an entry does. States of a rollout join here; a reader that does not know one refuses."""
+
+Stage = Literal["shadow", "canary", "treatment"]
+"""How a challenger meets orders: a shadow scores them unseen, the others answer their share."""
+ROUTED_STAGES: Final[tuple[Stage, ...]] = ("canary", "treatment")
+
+_SINCE_VERSION_2: Final = ("challengers", "salt", "experiment")
+_SHARES_SLACK: Final = 1e-9
+"""Room for rounding in a sum of shares that is meant to be 1."""
 
 
 class _Frozen(BaseModel):
@@ -98,6 +117,70 @@ class PromotedModel(_Frozen):
     gate: GateRecord
 
 
+class Challenger(_Frozen):
+    """A model beside the champion: it answers or mirrors a share of the users."""
+
+    variant: Name
+    """Its name in answers, traces and metrics: the stage, or the stage, `-` and a suffix."""
+    stage: Stage
+    share: Annotated[FiniteFloat, Field(ge=0, le=1)]
+    """Share of users it answers, or, as a shadow, scores unseen; 0 pauses it."""
+    model: PromotedModel
+
+    @model_validator(mode="after")
+    def _variant_names_its_stage(self) -> Self:
+        if self.variant != self.stage and not self.variant.startswith(f"{self.stage}-"):
+            msg = f"variant {self.variant} must be {self.stage} or begin with {self.stage}-"
+            raise ValueError(msg)
+        return self
+
+
+def rollout_fault(
+    challengers: Sequence[Challenger],
+    *,
+    salt: str | None,
+    experiment: str | None,
+    champion: str | None = None,
+) -> str | None:
+    """What is wrong with these challengers of the `champion` version; None when nothing is."""
+    if bool(challengers) != (salt is not None):
+        return f"challengers come with a salt and a salt with challengers, not {salt!r}"
+    for what, values in (
+        ("variant", [c.variant for c in challengers]),
+        ("model version", [c.model.model_version for c in challengers]),
+    ):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            return f"{what} {twice[0]} challenges twice; each may once"
+    for challenger in challengers:
+        # The champion against itself is how an experiment's own machinery is tested.
+        if challenger.model.model_version == champion and challenger.stage != "treatment":
+            return f"{champion} is the champion; only a treatment (A/A) may be the same model"
+    return _routing_fault([c for c in challengers if c.stage in ROUTED_STAGES], experiment)
+
+
+def _routing_fault(routed: Sequence[Challenger], experiment: str | None) -> str | None:
+    stages = {c.stage for c in routed}
+    total = math.fsum(c.share for c in routed)
+    if len(stages) > 1:
+        return f"a canary and a treatment cannot run at once: {[c.variant for c in routed]}"
+    if total > 1 + _SHARES_SLACK:
+        return f"shares of {[c.variant for c in routed]} add up to {total:g}, more than everybody"
+    if ("treatment" in stages) != (experiment is not None):
+        return f"a treatment belongs to an experiment and an experiment has one, not {experiment!r}"
+    return None
+
+
+def _require_judged(use_case: str, model: PromotedModel) -> None:
+    judged, wanted = (model.gate.use_case, model.gate.version), (use_case, model.model_version)
+    if judged != wanted:
+        msg = (
+            f"the gate judged {judged}, the draft promotes {wanted}; "
+            "evaluate the model that is promoted"
+        )
+        raise ValueError(msg)
+
+
 class PromotionDraft(_Frozen):
     """A promotion somebody asks for; the log adds its place in the chain and the time."""
 
@@ -109,20 +192,40 @@ class PromotionDraft(_Frozen):
 
     @model_validator(mode="after")
     def _gate_judged_this_model(self) -> Self:
-        judged = (self.model.gate.use_case, self.model.gate.version)
-        if judged != (self.use_case, self.model.model_version):
-            msg = (
-                f"the gate judged {judged}, the draft promotes "
-                f"{(self.use_case, self.model.model_version)}; evaluate the model that is promoted"
-            )
-            raise ValueError(msg)
+        _require_judged(self.use_case, self.model)
         return self
 
 
-class PromotionRecord(_Frozen):
-    """One entry of a use case's log: from its sequence on, `model` serves."""
+class ChallengeDraft(_Frozen):
+    """Challengers somebody asks for instead of those there are; none withdraws them all."""
 
-    schema_version: Literal[1] = 1
+    use_case: Name
+    challengers: tuple[Challenger, ...]
+    salt: Name | None
+    """What users are hashed with; the same salt keeps them where they are."""
+    experiment: Name | None = None
+    actor: Text
+    reason: Text
+
+    @model_validator(mode="after")
+    def _rollout_is_sound(self) -> Self:
+        fault = rollout_fault(self.challengers, salt=self.salt, experiment=self.experiment)
+        if fault is not None:
+            raise ValueError(fault)
+        for challenger in self.challengers:
+            _require_judged(self.use_case, challenger.model)
+        return self
+
+
+Draft: TypeAlias = PromotionDraft | ChallengeDraft
+
+
+class PromotionRecord(_Frozen):
+    """One entry of a use case's log: from its sequence on, `model` and `challengers` serve."""
+
+    schema_version: Literal[1, 2] = 1
+    """1 knows promotions and rollbacks; 2 challengers too. An entry has the lowest that holds it,
+    so that an older release reads all it can act on."""
     sequence: Annotated[int, Field(ge=1)]
     parent_sha256: Sha256 | None
     """Hash of the entry before this one; None for the first."""
@@ -136,6 +239,40 @@ class PromotionRecord(_Frozen):
     actor: Text
     reason: Text
     promoted_at: AwareDatetime
+    challengers: tuple[Challenger, ...] = ()
+    """Models beside the champion; a promotion or a rollback clears them."""
+    salt: Name | None = None
+    """What users are hashed with to find their variant; None without challengers."""
+    experiment: Name | None = None
+    """Experiment whose treatment is among the challengers."""
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        document: dict[str, object] = write(self)
+        if self.schema_version == 1:
+            # Hashes of entries of version 1 were made over documents without these.
+            document = {k: v for k, v in document.items() if k not in _SINCE_VERSION_2}
+        return document
+
+    @model_validator(mode="after")
+    def _rollout_is_sound(self) -> Self:
+        fault = rollout_fault(
+            self.challengers,
+            salt=self.salt,
+            experiment=self.experiment,
+            champion=self.model_version,
+        )
+        if self.action != "challenge" and self.challengers:
+            fault = f"a {self.action} clears the challengers, only a challenge sets them"
+        if self.action == "challenge" and self.schema_version == 1:
+            fault = "a challenge needs schema version 2"
+        closed = [c.model.model_version for c in self.challengers if not c.model.gate.passed]
+        if closed:
+            fault = f"the gate of {closed[0]} is closed"
+        if fault is not None:
+            msg = f"entry {self.sequence}: {fault}"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _place_in_the_chain(self) -> Self:
@@ -156,22 +293,46 @@ class PromotionRecord(_Frozen):
         """Version that serves from this entry on."""
         return self.model.model_version
 
-    def answers(self, draft: PromotionDraft, *, parent_sha256: str | None) -> bool:
-        """Whether this entry is what appending `draft` after that parent gave."""
-        asked = (draft.use_case, draft.model, draft.actor, draft.reason, parent_sha256, "promote")
-        return asked == (
-            self.use_case,
-            self.model,
-            self.actor,
-            self.reason,
-            self.parent_sha256,
-            self.action,
-        )
+    @property
+    def subject(self) -> str:
+        """What the entry does, in words."""
+        if self.action != "challenge":
+            return f"{self.action} of {self.model_version}"
+        if not self.challengers:
+            return f"withdrawal of all challengers of {self.model_version}"
+        named = [f"{c.variant} {c.model.model_version} ({c.share:g})" for c in self.challengers]
+        return f"challenge of {self.model_version} by {', '.join(named)}"
 
     @property
-    def origin(self) -> int:
-        """Sequence of the promotion this entry's model comes from."""
-        return self.restores or self.sequence
+    def routing(self) -> Routing:
+        """Which variant answers whom, and which score along."""
+        return routing(
+            self.salt or "",
+            [(c.variant, c.share) for c in self.challengers if c.stage in ROUTED_STAGES],
+            [(c.variant, c.share) for c in self.challengers if c.stage == "shadow"],
+            base=CHAMPION if self.experiment is None else CONTROL,
+        )
+
+    def challenger(self, version: str) -> Challenger | None:
+        """The challenger of that model version, if there is one."""
+        return next((c for c in self.challengers if c.model.model_version == version), None)
+
+    def answers(self, draft: Draft, *, parent_sha256: str | None) -> bool:
+        """Whether this entry is what appending `draft` after that parent gave."""
+        if parent_sha256 != self.parent_sha256:
+            return False
+        if isinstance(draft, PromotionDraft):
+            return self.action == "promote" and draft == PromotionDraft(
+                use_case=self.use_case, model=self.model, actor=self.actor, reason=self.reason
+            )
+        return self.action == "challenge" and draft == ChallengeDraft(
+            use_case=self.use_case,
+            challengers=self.challengers,
+            salt=self.salt,
+            experiment=self.experiment,
+            actor=self.actor,
+            reason=self.reason,
+        )
 
     @property
     def sha256(self) -> str:
@@ -202,127 +363,10 @@ def unseal(data: bytes, *, path: str) -> PromotionRecord:
         sealed = SealedRecord.model_validate_json(data)
     except ValueError as error:
         msg = (
-            f"{path} is not a promotion record of schema version 1: restore the file from a copy, "
-            f"or upgrade if a newer release wrote it ({error})"
+            f"{path} is not a promotion record of schema version 1 or 2: restore the file from a "
+            f"copy, or upgrade if a newer release wrote it ({error})"
         )
         raise ContractError(msg) from error
     if sealed.record.sha256 != sealed.sha256:
         raise IntegrityError(path=path, expected=sealed.sha256, found=sealed.record.sha256)
     return sealed.record
-
-
-def verify_chain(records: Sequence[PromotionRecord]) -> None:
-    """ContractError naming the first entry that does not follow from the one before it.
-
-    `records` is the whole log of one use case, oldest first.
-    """
-    previous: PromotionRecord | None = None
-    for expected, record in enumerate(records, start=1):
-        if record.sequence != expected:
-            msg = f"entry {expected} is missing: the log goes on with entry {record.sequence}"
-            raise ContractError(msg)
-        verify_link(previous, record)
-        if record.restores is not None:
-            restored = records[record.restores - 1]
-            if restored.action != "promote" or restored.model != record.model:
-                msg = f"entry {expected} does not restore the model of entry {record.restores}"
-                raise ContractError(msg)
-        previous = record
-
-
-def verify_link(previous: PromotionRecord | None, record: PromotionRecord) -> None:
-    """ContractError unless `record` is the entry that follows `previous`."""
-    expected: tuple[int, str | None, str | None, str] = (1, None, None, record.use_case)
-    if previous is not None:
-        expected = (
-            previous.sequence + 1,
-            previous.sha256,
-            previous.model_version,
-            previous.use_case,
-        )
-    found = (record.sequence, record.parent_sha256, record.previous_version, record.use_case)
-    if found != expected:
-        msg = (
-            f"entry {record.sequence} of the {record.use_case} promotions breaks the chain: "
-            f"(sequence, parent, previous version, use case) is {found}, must be {expected}. "
-            "An entry was changed after it was written: restore the log from a copy."
-        )
-        raise ContractError(msg)
-
-
-def next_record(
-    draft: PromotionDraft, *, previous: PromotionRecord | None, promoted_at: AwareDatetime
-) -> PromotionRecord:
-    """The entry that promotes `draft` after `previous` (None when the log is empty)."""
-    return PromotionRecord(
-        sequence=previous.sequence + 1 if previous else 1,
-        parent_sha256=previous.sha256 if previous else None,
-        use_case=draft.use_case,
-        action="promote",
-        model=draft.model,
-        previous_version=previous.model_version if previous else None,
-        actor=draft.actor,
-        reason=draft.reason,
-        promoted_at=promoted_at,
-    )
-
-
-def rollback_record(
-    log: Sequence[PromotionRecord],
-    *,
-    to: str | None,
-    actor: str,
-    reason: str,
-    promoted_at: AwareDatetime,
-) -> PromotionRecord:
-    """The entry that brings back an earlier model; `log` is the whole log, not empty.
-
-    Args:
-        log: all entries, oldest first.
-        to: model version to bring back; None is the champion before the current one was first
-            promoted, so that rolling back twice goes two steps back, not to and fro.
-        actor: who rolls back.
-        reason: why.
-        promoted_at: now.
-
-    Raises:
-        ContractError: there is nothing to go back to, or actor or reason is blank.
-    """
-    for name, value in (("actor", actor), ("reason", reason)):
-        if not value.strip():
-            msg = f"a rollback needs its {name}: it is all that later readers have"
-            raise ContractError(msg)
-    current = log[-1]
-    restored = _target(log, to)
-    return PromotionRecord(
-        sequence=current.sequence + 1,
-        parent_sha256=current.sha256,
-        use_case=current.use_case,
-        action="rollback",
-        model=restored.model,
-        previous_version=current.model_version,
-        restores=restored.sequence,
-        actor=actor,
-        reason=reason,
-        promoted_at=promoted_at,
-    )
-
-
-def _target(log: Sequence[PromotionRecord], to: str | None) -> PromotionRecord:
-    current = log[-1]
-    if to is None:
-        if current.origin == 1:
-            msg = (
-                f"{current.use_case}: {current.model_version} is the first model ever promoted, "
-                "there is none before it; promote another one"
-            )
-            raise ContractError(msg)
-        return log[log[current.origin - 2].origin - 1]
-    promotions = [record for record in log if record.action == "promote"]
-    matching = [record for record in promotions if record.model_version == to]
-    if not matching or to == current.model_version:
-        others = sorted({r.model_version for r in promotions} - {current.model_version})
-        why = "serves already" if matching else "has never been promoted"
-        msg = f"{current.use_case}: {to} {why}; roll back to one of {others}"
-        raise ContractError(msg)
-    return matching[-1]

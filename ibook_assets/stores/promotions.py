@@ -11,7 +11,7 @@ polls for the entry after the one it knows, which is one failed open of a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,12 +24,18 @@ from ibook_assets.core.errors import (
 )
 from ibook_assets.core.ids import check_name
 from ibook_assets.core.promotion import (
+    ChallengeDraft,
+    PromotedModel,
     PromotionDraft,
     PromotionRecord,
-    next_record,
-    rollback_record,
     seal,
     unseal,
+)
+from ibook_assets.core.promotion_chain import (
+    challenge_record,
+    is_rollback,
+    next_record,
+    rollback_record,
     verify_chain,
     verify_link,
 )
@@ -65,27 +71,52 @@ class PromotionLog:
             GateClosedError: the draft's gate did not pass.
             IntegrityError: the artefact is not what the draft says.
         """
-        if not draft.model.gate.passed:
-            failed = [rule.name for rule in draft.model.gate.rules if not rule.passed]
-            raise GateClosedError(use_case=draft.use_case, failures=failed)
+        _require_open_gates(draft.use_case, [draft.model])
         head = self.current(draft.use_case)
         # A retry after a crash between the commit and its answer finds its own entry.
         if head is not None and head.answers(draft, parent_sha256=expected_parent):
             return head
-        if (head.sha256 if head else None) != expected_parent:
-            raise _lost(draft.use_case, head)
+        _require_parent(draft.use_case, head, expected_parent)
         return self._append(next_record(draft, previous=head, promoted_at=self._clock()))
 
+    def challenge(self, draft: ChallengeDraft, *, expected_parent: str) -> PromotionRecord:
+        """Append an entry that sets the challengers beside the champion; safe to retry.
+
+        Args:
+            draft: all challengers from now on (none withdraws those there are), by whom, why.
+            expected_parent: `sha256` of the record the decision was based on; see `current`.
+
+        Raises:
+            ConflictError: somebody else was first; the message names the winner.
+            GateClosedError: a challenger's gate did not pass.
+            ContractError: the champion is among the challengers.
+            IntegrityError: an artefact is not what the draft says.
+        """
+        _require_open_gates(draft.use_case, [c.model for c in draft.challengers])
+        head = self.require_current(draft.use_case)
+        if head.answers(draft, parent_sha256=expected_parent):
+            return head
+        _require_parent(draft.use_case, head, expected_parent)
+        return self._append(challenge_record(draft, previous=head, promoted_at=self._clock()))
+
     def rollback(
-        self, use_case: str, *, to: str | None = None, actor: str, reason: str
+        self,
+        use_case: str,
+        *,
+        to: str | None = None,
+        actor: str,
+        reason: str,
+        expected_parent: str | None = None,
     ) -> PromotionRecord:
-        """Append an entry that brings back an earlier model.
+        """Append an entry that brings back an earlier model and clears the challengers.
 
         Args:
             use_case: whose champion is replaced.
             to: model version; None is the champion before the current one.
             actor: who rolls back.
             reason: why.
+            expected_parent: `sha256` of the record the decision was based on, which makes a retry
+                safe; None rolls back whatever serves now.
 
         Raises:
             NoPromotedModelError: nothing was ever promoted.
@@ -96,6 +127,12 @@ class PromotionLog:
         log = self.history(use_case)
         if not log:
             raise NoPromotedModelError(use_case)
+        if expected_parent not in (None, log[-1].sha256):
+            if expected_parent == log[-1].parent_sha256 and is_rollback(
+                log, to=to, actor=actor, reason=reason
+            ):
+                return log[-1]
+            _require_parent(use_case, log[-1], expected_parent)
         return self._append(
             rollback_record(log, to=to, actor=actor, reason=reason, promoted_at=self._clock())
         )
@@ -155,7 +192,8 @@ class PromotionLog:
 
     def _append(self, record: PromotionRecord) -> PromotionRecord:
         # Checked here, because an entry that points to a damaged artefact could never serve.
-        load_artefact(self._blobs, record.model.artefact)
+        for model in (record.model, *(c.model for c in record.challengers)):
+            load_artefact(self._blobs, model.artefact)
         key = _key(record.use_case, record.sequence)
         try:
             self._blobs.create(key, seal(record))
@@ -185,6 +223,18 @@ class PromotionLog:
         return record
 
 
+def _require_parent(use_case: str, head: PromotionRecord | None, expected: str | None) -> None:
+    if (head.sha256 if head else None) != expected:
+        raise _lost(use_case, head)
+
+
+def _require_open_gates(use_case: str, models: Sequence[PromotedModel]) -> None:
+    for model in models:
+        if not model.gate.passed:
+            failed = [rule.name for rule in model.gate.rules if not rule.passed]
+            raise GateClosedError(use_case=use_case, failures=failed)
+
+
 def _key(use_case: str, sequence: int) -> str:
     return f"{_FOLDER}/{check_name(use_case, what='use case')}/{sequence:0{_DIGITS}d}.json"
 
@@ -197,8 +247,8 @@ def _lost(use_case: str, winner: PromotionRecord | None) -> ConflictError:
         )
         return ConflictError(msg)
     msg = (
-        f"{use_case}: {winner.actor} was first: entry {winner.sequence} ({winner.action} of "
-        f"{winner.model_version}, {winner.promoted_at.isoformat()}, {winner.reason!r}). "
+        f"{use_case}: {winner.actor} was first: entry {winner.sequence} ({winner.subject}, "
+        f"{winner.promoted_at.isoformat()}, {winner.reason!r}). "
         "Compare with that champion and decide again."
     )
     return ConflictError(msg)

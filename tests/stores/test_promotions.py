@@ -15,7 +15,8 @@ from ibook_assets.core.errors import (
     IntegrityError,
     NoPromotedModelError,
 )
-from ibook_assets.core.promotion import PromotionDraft, PromotionRecord
+from ibook_assets.core.promotion import ChallengeDraft, PromotionDraft, PromotionRecord
+from ibook_assets.core.rollout import Entrant, entering, withdrawing
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promotions import PromotionLog
 from tests.promotion_drafts import a_draft, stored_artefact
@@ -52,6 +53,16 @@ def promote(
     head = log.current("fraud")
     return log.promote(
         draft(blobs, version, actor=actor), expected_parent=head.sha256 if head else None
+    )
+
+
+def challenge(
+    log: PromotionLog, blobs: Blobs, version: str, *, actor: str = "ana", share: float = 0.1
+) -> ChallengeDraft:
+    """What would make `version` the canary of what serves now."""
+    model = draft(blobs, version).model
+    return entering(
+        log.require_current("fraud"), model, Entrant("canary", share), actor=actor, reason="try"
     )
 
 
@@ -109,6 +120,73 @@ def test_a_retried_promotion_is_the_same_entry(log: PromotionLog, blobs: Blobs) 
     first = log.promote(wanted, expected_parent=None)
     assert log.promote(wanted, expected_parent=None) == first
     assert log.history("fraud") == [first]
+
+
+def test_a_challenger_enters_grows_and_is_withdrawn(log: PromotionLog, blobs: Blobs) -> None:
+    first = promote(log, blobs, "a")
+    entered = log.challenge(challenge(log, blobs, "b"), expected_parent=first.sha256)
+    grown = log.challenge(challenge(log, blobs, "b", share=0.4), expected_parent=entered.sha256)
+    assert log.current("fraud", known=first) == grown
+    assert [(c.variant, c.share) for c in grown.challengers] == [("canary", 0.4)]
+    assert (grown.model, grown.salt) == (first.model, entered.salt)
+    out = log.challenge(
+        withdrawing(grown, None, actor="ana", reason="slow"), expected_parent=grown.sha256
+    )
+    assert (out.challengers, out.salt) == ((), None)
+    assert [r.action for r in log.history("fraud")] == ["promote"] + ["challenge"] * 3
+    assert log.history("fraud") == [first, entered, grown, out]
+
+
+def test_who_challenged_an_older_champion_loses_to_a_named_winner(
+    log: PromotionLog, blobs: Blobs
+) -> None:
+    seen = promote(log, blobs, "a")
+    late = challenge(log, blobs, "c")
+    winner = log.challenge(
+        challenge(log, blobs, "b", actor="bob@ibook.test"), expected_parent=seen.sha256
+    )
+    with pytest.raises(
+        ConflictError, match=r"bob@ibook\.test was first: entry 2 \(challenge of a by canary b"
+    ):
+        log.challenge(late, expected_parent=seen.sha256)
+    assert log.require_current("fraud") == winner
+
+
+def test_every_retried_action_is_the_same_entry(log: PromotionLog, blobs: Blobs) -> None:
+    first = promote(log, blobs, "a")
+    second = promote(log, blobs, "b")
+    wanted = challenge(log, blobs, "c")
+    challenged = log.challenge(wanted, expected_parent=second.sha256)
+    assert log.challenge(wanted, expected_parent=second.sha256) == challenged
+    for _ in range(2):
+        back = log.rollback("fraud", actor="ana", reason="slow", expected_parent=challenged.sha256)
+    assert (back.model, back.sequence) == (first.model, 4)
+    with pytest.raises(ConflictError, match="ana was first: entry 4"):
+        log.rollback("fraud", actor="bob", reason="slow", expected_parent=challenged.sha256)
+    with pytest.raises(ConflictError, match="was first"):
+        log.rollback("fraud", actor="ana", reason="slow", expected_parent=first.sha256)
+    assert log.history("fraud") == [first, second, challenged, back]
+
+
+def test_a_closed_gate_or_a_damaged_artefact_challenges_nobody(
+    log: PromotionLog, blobs: Blobs
+) -> None:
+    first = promote(log, blobs, "a")
+    closed = a_draft("b", passed=False, artefact=first.model.artefact).model
+    wanted = entering(first, closed, Entrant("shadow"), actor="ana", reason="try")
+    with pytest.raises(GateClosedError, match="average_precision"):
+        log.challenge(wanted, expected_parent=first.sha256)
+    damaged = challenge(log, blobs, "c")
+    blobs.put(f"{damaged.challengers[0].model.artefact.uri}/model.ubj", b"b")
+    with pytest.raises(IntegrityError, match=r"model\.ubj"):
+        log.challenge(damaged, expected_parent=first.sha256)
+    assert log.history("fraud") == [first]
+
+
+def test_nobody_can_challenge_nobody(log: PromotionLog) -> None:
+    wanted = ChallengeDraft(use_case="fraud", challengers=(), salt=None, actor="ana", reason="try")
+    with pytest.raises(NoPromotedModelError):
+        log.challenge(wanted, expected_parent="d" * 64)
 
 
 def test_one_of_many_simultaneous_promotions_wins(blobs: Blobs) -> None:
