@@ -89,9 +89,16 @@ def newest_snapshot(lake: Lake, use_case: str) -> str:
     return lake.blobs.get(_newest(use_case)).decode()
 
 
-def read_training_set(lake: Lake, use_case: str, snapshot: str | None = None) -> pa.Table:
+def read_training_set(
+    lake: Lake,
+    use_case: str,
+    snapshot: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
     """Rows of a training set, the newest without `snapshot`; NotFoundError when there is none."""
-    return lake.read(_table(use_case), [snapshot or newest_snapshot(lake, use_case)])
+    found = snapshot or newest_snapshot(lake, use_case)
+    return lake.read(_table(use_case), [found], columns=columns)
 
 
 def _table(use_case: str) -> str:

@@ -40,14 +40,14 @@ class ColumnBins:
 
     kind: Kind
     edges: Values
-    """Numeric: inner edges, ascending, the outermost infinite. Categorical: the sorted values."""
+    """Numeric: inner edges, ascending, the outermost infinite. Categorical: the values, ascending."""
 
     @classmethod
     def of(cls, reference: Values, kind: Kind) -> Self:
         """Bins made from the rows of a reference; ContractError for text in a numeric column."""
         known = reference[~is_null(reference)]
         if kind == "categorical":
-            return cls(kind, np.unique(known.astype(np.str_)))
+            return cls(kind, np.unique(categories(known)))
         finite = finite_values(known)
         distinct = np.unique(finite)
         if distinct.size > BINS:
@@ -70,11 +70,12 @@ class ColumnBins:
             numbers = values[~null].astype(np.float64)
             codes[~null] = np.searchsorted(self.edges, numbers, side="right")
             return codes
-        texts = values[~null].astype(np.str_)
-        unseen = np.full(texts.size, self.edges.size, np.int64)
-        if self.edges.size:
-            at = np.searchsorted(self.edges, texts).clip(max=self.edges.size - 1)
-            unseen = np.where(self.edges[at] == texts, at, unseen)
+        found = categories(values[~null])
+        unseen = np.full(found.size, self.edges.size, np.int64)
+        # Texts are none of the values of a reference of numbers.
+        if self.edges.size and self.edges.dtype.kind == found.dtype.kind:
+            at = np.searchsorted(self.edges, found).clip(max=self.edges.size - 1)
+            unseen = np.where(self.edges[at] == found, at, unseen)
         codes[~null] = unseen
         return codes
 
@@ -84,6 +85,11 @@ class ColumnBins:
         if groups is not None:
             cells = cells + groups * self.size
         return np.bincount(cells, minlength=n_groups * self.size).reshape(n_groups, self.size)
+
+
+def categories(known: Values) -> Values:
+    """Category values, none of them null, as numbers where all are, else as texts."""
+    return known.astype(np.float64 if known.dtype.kind in "biuf" else np.str_)
 
 
 def finite_values(values: Values) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat
@@ -105,6 +105,28 @@ class DriftDecision(_Frozen):
     columns: tuple[ColumnDrift, ...] = ()
     """By descending deviation."""
 
+    @classmethod
+    def insufficient(
+        cls,
+        reason: str,
+        *,
+        rows: tuple[int, int] = (0, 0),
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+    ) -> Self:
+        """No verdict for want of data; `rows` are those of reference and current window."""
+        return cls(
+            state="insufficient_data",
+            score=None,
+            distance_share=None,
+            statistic=None,
+            threshold=None,
+            false_alarm_rate=false_alarm_rate,
+            reference_rows=rows[0],
+            current_rows=rows[1],
+            null_windows=0,
+            reason=reason,
+        )
+
     @property
     def score_fires(self) -> bool:
         """Whether the compatibility score reaches its threshold."""
@@ -144,18 +166,7 @@ def drift_of(
     days = None if windows is None else _days(windows, rows)
     lacking = _lacking(rows, days)
     if lacking is not None:
-        return DriftDecision(
-            state="insufficient_data",
-            score=None,
-            distance_share=None,
-            statistic=None,
-            threshold=None,
-            false_alarm_rate=false_alarm_rate,
-            reference_rows=rows[0],
-            current_rows=rows[1],
-            null_windows=0,
-            reason=lacking,
-        )
+        return DriftDecision.insufficient(lacking, rows=rows, false_alarm_rate=false_alarm_rate)
     counted = _counted(reference, kinds, days)
     usual = (
         from_rows(counted, rows=rows[1], rate=false_alarm_rate, rng=np.random.default_rng(seed))

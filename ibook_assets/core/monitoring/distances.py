@@ -8,7 +8,14 @@ from typing import Final, Literal
 
 import numpy as np
 
-from ibook_assets.core.monitoring.columns import Floats, Kind, Values, finite_values, is_null
+from ibook_assets.core.monitoring.columns import (
+    Floats,
+    Kind,
+    Values,
+    categories,
+    finite_values,
+    is_null,
+)
 
 COLUMN_DISTANCE_THRESHOLD: Final = 0.1
 """Distance from which a column counts as drifted (dimensionless)."""
@@ -42,11 +49,13 @@ def distance(reference: Values, current: Values, kind: Kind) -> Distance:
     Source: Evidently 0.7.23, `stattests.registry._get_default_stattest`.
     """
     if kind == "categorical":
-        before = reference[~is_null(reference)].astype(np.str_)
-        after = current[~is_null(current)].astype(np.str_)
+        before = categories(reference[~is_null(reference)])
+        after = categories(current[~is_null(current)])
+        if before.dtype.kind != after.dtype.kind:
+            before, after = before.astype(np.str_), after.astype(np.str_)
         return Distance("jensen_shannon", _unless_empty(before, after, _jensen_shannon))
-    old, new = finite_values(reference), finite_values(current)
-    if np.unique(np.concatenate([old, new])).size <= _FEW_VALUES:
+    old, new = np.sort(finite_values(reference)), np.sort(finite_values(current))
+    if _union(old, new).size <= _FEW_VALUES:
         return Distance("jensen_shannon", _unless_empty(old, new, _jensen_shannon))
     return Distance("wasserstein", _unless_empty(old, new, _normed_wasserstein))
 
@@ -60,12 +69,19 @@ def _unless_empty(
 
 
 def _normed_wasserstein(reference: Values, current: Values) -> float:
-    """First Wasserstein distance in standard deviations of the reference."""
-    values = np.sort(np.concatenate([reference, current]))
-    before = np.searchsorted(np.sort(reference), values[:-1], side="right") / reference.size
-    after = np.searchsorted(np.sort(current), values[:-1], side="right") / current.size
+    """First Wasserstein distance of sorted windows, in standard deviations of the reference."""
+    values = _union(reference, current)
+    before = np.searchsorted(reference, values[:-1], side="right") / reference.size
+    after = np.searchsorted(current, values[:-1], side="right") / current.size
     apart = float(np.sum(np.abs(before - after) * np.diff(values)))
     return apart / max(float(np.std(reference)), _SMALLEST_SPREAD)
+
+
+def _union(reference: Values, current: Values) -> Values:
+    """The different values of two sorted windows, ascending."""
+    # The stable sort merges sorted runs; np.unique would sort anew.
+    values = np.sort(np.concatenate([reference, current]), kind="stable")
+    return values[np.append(True, values[1:] != values[:-1])] if values.size else values
 
 
 def _jensen_shannon(reference: Values, current: Values) -> float:

@@ -1,0 +1,174 @@
+"""A day's features held against what the champion learnt from, and the history of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+import numpy as np
+from pydantic import ValidationError
+
+from ibook_assets.core.arrow import integers
+from ibook_assets.core.canonical import canonical_json
+from ibook_assets.core.errors import ContractError, NotFoundError
+from ibook_assets.core.manifest import SnapshotManifest
+from ibook_assets.core.monitoring import DriftDecision, Kind, Values, Windows, drift_of
+from ibook_assets.core.monitoring.columns import Ints
+from ibook_assets.core.monitoring.feature_columns import feature_columns
+from ibook_assets.core.monitoring.record import PERSISTENCE, DriftRecord, confirmed
+from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.times import DAY_US, day_of, day_start_us
+from ibook_assets.core.use_cases import UseCase
+from ibook_assets.stores.blobs import Blobs
+from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.skew_days import batch_vectors
+from ibook_assets.stores.training_data import read_training_set
+
+REFERENCE_DAYS: Final = 28
+"""Last days of the champion's training set that a day is held against: four of each weekday."""
+
+DECISION: Final = "decision.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A day's record, and the rows it was made from."""
+
+    record: DriftRecord
+    kinds: Mapping[str, Kind]
+    reference: Mapping[str, Values]
+    current: Mapping[str, Values]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    columns: Mapping[str, Values]
+    days: Ints
+
+
+def compare_day(
+    lake: Lake, use_case: UseCase, day: str, champion: PromotionRecord | None
+) -> Compared:
+    """Hold the features of `day` against the last days that `champion` learnt from.
+
+    Raises:
+        NotFoundError: the day's features, or the champion's training set, are not in the lake.
+    """
+    if champion is None:
+        return Compared(_no_champion(use_case, day), {}, {}, {})
+    model = champion.model
+    redefined = [
+        view for view, spec in use_case.spec_hashes.items() if model.spec_hashes.get(view) != spec
+    ]
+    columns = feature_columns(use_case.features, reference_days=REFERENCE_DAYS, redefined=redefined)
+    names = list(columns.kinds)
+    if not names:
+        msg = (
+            f"every feature view has been defined anew since {model.model_version} was trained; "
+            f"train {use_case.name} again, then there is something to compare"
+        )
+        raise ContractError(msg)
+    reference = _reference(lake, use_case, model.training_snapshot, names)
+    batch = batch_vectors(lake, names, day)
+    current = {name: np.ascontiguousarray(batch.values[:, i]) for i, name in enumerate(names)}
+    decision = drift_of(
+        reference.columns,
+        current,
+        columns.kinds,
+        windows=Windows(reference.days, batch.known_ts // DAY_US),
+    )
+    first, last = (day_of(int(end) * DAY_US) for end in (reference.days[0], reference.days[-1]))
+    record = DriftRecord(
+        use_case=use_case.name,
+        day=day,
+        champion_version=model.model_version,
+        training_snapshot=model.training_snapshot,
+        reference_first_day=first.isoformat(),
+        reference_last_day=last.isoformat(),
+        new_days=_new_days(lake, model.training_snapshot, day),
+        decision=decision,
+        confirmed=confirmed(
+            decision,
+            champion=model.model_version,
+            earlier=_just_before(lake.blobs, use_case.name, day),
+        ),
+        left_out=columns.left_out,
+    )
+    return Compared(record, columns.kinds, reference.columns, current)
+
+
+def report_folder(use_case: str, day: str) -> str:
+    """Where everything about a day's drift lies."""
+    return f"monitoring/feature_drift/{use_case}/dt={day}"
+
+
+def store_record(blobs: Blobs, record: DriftRecord, *, precommit: Callable[[], None]) -> str:
+    """Keep `record` as its day's newest; the key it lies under."""
+    key = f"{report_folder(record.use_case, record.day)}/{DECISION}"
+    precommit()
+    blobs.put(key, canonical_json(record))
+    return key
+
+
+def drift_records(blobs: Blobs, use_case: str, *, until: str, days: int) -> list[DriftRecord]:
+    """The newest `days` records up to the day `until`, oldest first."""
+    start = f"monitoring/feature_drift/{use_case}/dt="
+    keys = sorted(key for key in blobs.list(start[:-3]) if key.endswith(f"/{DECISION}"))
+    known = [key for key in keys if key[len(start) :].partition("/")[0] <= until]
+    return [_read(blobs, key) for key in known[-days:]]
+
+
+def _read(blobs: Blobs, key: str) -> DriftRecord:
+    try:
+        return DriftRecord.model_validate_json(blobs.get(key))
+    except ValidationError as error:
+        msg = (
+            f"{blobs.location(key)} is not a drift record of schema version 1 "
+            f"({error.error_count()} errors); materialise the day's feature_drift again"
+        )
+        raise ContractError(msg) from error
+
+
+def _just_before(blobs: Blobs, use_case: str, day: str) -> list[DriftRecord]:
+    """Records of the days before `day` that persistence asks for, as far as there are any."""
+    found = []
+    for back in range(PERSISTENCE - 1, 0, -1):
+        before = (date.fromisoformat(day) - timedelta(days=back)).isoformat()
+        try:
+            found.append(_read(blobs, f"{report_folder(use_case, before)}/{DECISION}"))
+        except NotFoundError:
+            found.clear()  # a gap: what is further back does not stand in a row with today
+    return found
+
+
+def _reference(lake: Lake, use_case: UseCase, snapshot: str, names: list[str]) -> _Reference:
+    rows = read_training_set(lake, use_case.name, snapshot, columns=["known_ts", *names])
+    days = integers(rows["known_ts"], null=0) // DAY_US
+    kept = days > days.max() - REFERENCE_DAYS
+    columns = {name: np.asarray(rows[name].to_numpy())[kept] for name in names}
+    return _Reference(columns, days[kept])
+
+
+def _new_days(lake: Lake, snapshot: str, day: str) -> int:
+    """Days between the champion's training set and the end of `day`: so many have matured."""
+    manifest = SnapshotManifest.model_validate_json(lake.blobs.get(f"manifests/{snapshot}.json"))
+    end_us = day_start_us(date.fromisoformat(day)) + DAY_US
+    return max(0, (end_us - int(manifest.parameters["as_of_us"])) // DAY_US)
+
+
+def _no_champion(use_case: UseCase, day: str) -> DriftRecord:
+    return DriftRecord(
+        use_case=use_case.name,
+        day=day,
+        champion_version=None,
+        training_snapshot=None,
+        reference_first_day=None,
+        reference_last_day=None,
+        new_days=0,
+        decision=DriftDecision.insufficient(
+            f"no {use_case.name} model has been promoted: there is nothing to compare with"
+        ),
+        confirmed=False,
+    )
