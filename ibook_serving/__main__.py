@@ -15,6 +15,7 @@ from ibook_assets.core.settings import Settings
 from ibook_serving.api import Readiness
 from ibook_serving.binding import check_binding
 from ibook_serving.logs import configure_logging
+from ibook_serving.metrics import prepare_metrics
 
 _EXAMPLE: Final = '{"requests":[{"user_id":1042,"event_id":17,"amount":120.5}]}'
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging()
     # XGBoost imports scikit-learn when it is there: 3 s and 130 MB for classes nothing here uses.
     sys.modules["sklearn"] = None  # type: ignore[assignment]
+    prepare_metrics(settings.home.resolve() / "metrics" / str(settings.port))
     from ibook_serving.app import build_server
 
     greeted = False

@@ -8,19 +8,22 @@ from ibook_assets.stores.blobs import open_blobs
 from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
 from ibook_serving.history import PublishedHistory
+from ibook_serving.metrics import Metrics
 from ibook_serving.ports import NoRecorder
 from ibook_serving.published import PublishedModels
 from ibook_serving.server import ScoringServer
 from ibook_serving.service import ScoringService
+from ibook_serving.spans import Spans
 
 
 def build_server(settings: Settings) -> ScoringServer:
     """A server of what is promoted in the lake of `settings`; it opens no connection yet."""
     check_binding(settings)
-    return ScoringServer(settings, build_service(settings))
+    metrics = Metrics(FRAUD.costs)
+    return ScoringServer(settings, build_service(settings, metrics), metrics, Spans(settings))
 
 
-def build_service(settings: Settings) -> ScoringService:
+def build_service(settings: Settings, metrics: Metrics) -> ScoringService:
     """The fraud service, to be started in the process that answers."""
     blobs = open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url)
     models = PublishedModels(blobs, FRAUD)
@@ -30,5 +33,6 @@ def build_service(settings: Settings) -> ScoringService:
         features=PublishedHistory(settings.online_path, FRAUD.features),
         feature_names=FRAUD.features,
         recorder=NoRecorder(),
+        metrics=metrics,
         max_batch_rows=settings.max_batch_rows,
     )

@@ -23,8 +23,11 @@ from ibook_serving.api import (
     ReloadResponse,
 )
 from ibook_serving.decode import PREDICT, RELOAD, Row, decode_body, order_row
+from ibook_serving.metrics import CONTENT_TYPE as METRICS_TYPE
+from ibook_serving.metrics import MIXED, exposition
+from ibook_serving.observing import VARIANT
 from ibook_serving.problems import ProblemError, invalid_field
-from ibook_serving.routes import Answer, RouteSpec, json_response
+from ibook_serving.routes import Answer, RouteSpec, TextAnswer, json_response
 from ibook_serving.service import NANOSECONDS, Explain, ScoringService
 
 BODY_SECONDS: Final = 10.0
@@ -114,6 +117,14 @@ class Endpoints:
                 },
             ),
             RouteSpec(
+                path="/metrics",
+                methods=("GET",),
+                endpoint=self.metrics,
+                summary="What all processes of this server count",
+                description="In Prometheus' text format; times are seconds, money is cents.",
+                answers={200: TextAnswer("Metrics", METRICS_TYPE, examples.METRICS)},
+            ),
+            RouteSpec(
                 path="/admin/reload",
                 methods=("POST",),
                 endpoint=self.reload,
@@ -150,12 +161,20 @@ class Endpoints:
                 "taken at once; split it.",
             )
         rows = _rows(orders)
-        return json_response(await self._service.predict(orders, rows, explain, began_ns=began_ns))
+        answer = await self._service.predict(orders, rows, explain, began_ns=began_ns)
+        variants = {prediction.variant for prediction in answer.predictions}
+        request.scope[VARIANT] = variants.pop() if len(variants) == 1 else MIXED
+        return json_response(answer)
 
     async def health(self, _request: Request) -> Response:
         """GET and POST /healthz, GET /health."""
         health = self._service.health()
         return json_response(health, 200 if health.ok else 503)
+
+    async def metrics(self, _request: Request) -> Response:
+        """GET /metrics."""
+        text = await asyncio.get_running_loop().run_in_executor(None, exposition)
+        return Response(text, media_type=METRICS_TYPE)
 
     async def readiness(self, _request: Request) -> Response:
         """GET /readyz."""

@@ -107,3 +107,9 @@ NOT_READY: Final = Readiness(
 )
 
 RELOADED: Final = ReloadResponse(model_version=_VERSION, record_sequence=3, swapped=True)
+
+METRICS: Final = (
+    "# HELP ibook_requests_total Requests answered, by route and status\n"
+    "# TYPE ibook_requests_total counter\n"
+    'ibook_requests_total{route="/predict",status="200"} 18230.0\n'
+)

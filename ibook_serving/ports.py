@@ -83,6 +83,8 @@ class Deployment:
     """What one promotion record says: replaced as a whole, never changed."""
 
     sequence: int
+    since_us: int
+    """When the record was written (microseconds, UTC)."""
     champion: Lane
     challengers: tuple[Lane, ...] = ()
     experiment: str | None = None

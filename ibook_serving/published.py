@@ -8,6 +8,7 @@ import numpy as np
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.promotion import PromotedModel, PromotionRecord
+from ibook_assets.core.times import to_us
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promoted_models import load_model
@@ -41,7 +42,8 @@ class PublishedModels:
             ContractError: the model and its record, or its features and ours, do not agree.
         """
         loaded = self._load_model(record.model)
-        return Deployment(record.sequence, Lane(CHAMPION, "champion", 1.0, loaded))
+        lane = Lane(CHAMPION, "champion", 1.0, loaded)
+        return Deployment(record.sequence, to_us(record.promoted_at), lane)
 
     def _load_model(self, promoted: PromotedModel) -> LoadedModel:
         bundle = load_model(self._blobs, self._use_case.name, promoted)

@@ -25,6 +25,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """One documented answer that is not JSON."""
+
+    description: str
+    media_type: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
 class RouteSpec:
     """A route, its handler and its documentation."""
 
@@ -33,7 +42,7 @@ class RouteSpec:
     endpoint: Endpoint
     summary: str
     description: str
-    answers: Mapping[int, Answer]
+    answers: Mapping[int, Answer | TextAnswer]
     body: type[msgspec.Struct] | None = None
     body_example: msgspec.Struct | Mapping[str, object] | None = None
     body_required: bool = True
@@ -57,7 +66,8 @@ def openapi_document(routes: tuple[RouteSpec, ...], *, version: str) -> dict[str
     """The OpenAPI 3.1 document of `routes`."""
     types: dict[str, type[msgspec.Struct]] = {ProblemDocument.__name__: ProblemDocument}
     for route in routes:
-        for shape in (route.body, *(a.type for a in route.answers.values())):
+        answers = [a.type for a in route.answers.values() if isinstance(a, Answer)]
+        for shape in (route.body, *answers):
             if shape is not None:
                 types[shape.__name__] = shape
     _, schemas = msgspec.json.schema_components(types.values(), ref_template=_REF)
@@ -117,7 +127,10 @@ def _operation(route: RouteSpec, method: str) -> dict[str, object]:
     return operation
 
 
-def _answer(answer: Answer) -> dict[str, object]:
+def _answer(answer: Answer | TextAnswer) -> dict[str, object]:
+    if isinstance(answer, TextAnswer):
+        shown = {"schema": {"type": "string"}, "example": answer.example}
+        return {"description": answer.description, "content": {answer.media_type: shown}}
     return {
         "description": answer.description,
         "content": {

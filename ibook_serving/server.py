@@ -31,9 +31,12 @@ from starlette.routing import Route
 from ibook_assets.core.settings import Settings
 from ibook_serving.docs_page import docs_page
 from ibook_serving.endpoints import Endpoints
+from ibook_serving.metrics import Metrics, forget_process
+from ibook_serving.observing import observed
 from ibook_serving.problems import ProblemError, answer_crash, answer_http_error, answer_problem
 from ibook_serving.routes import Endpoint, RouteSpec, openapi_document
 from ibook_serving.service import ScoringService
+from ibook_serving.spans import Spans
 from ibook_serving.supervisor import Supervisor
 
 API_VERSION: Final = "1.0.0"
@@ -97,9 +100,13 @@ class _ApiProcess(uvicorn.Server):
 class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
     """Serves one scoring service over HTTP from several supervised API processes."""
 
-    def __init__(self, settings: Settings, service: ScoringService) -> None:
+    def __init__(
+        self, settings: Settings, service: ScoringService, metrics: Metrics, spans: Spans
+    ) -> None:
         self._settings = settings
         self._service = service
+        self._metrics = metrics
+        self._spans = spans
         self._endpoints = Endpoints(service, settings)
         super().__init__(
             ScoringApi(spec=ScoringSpec(self._endpoints.scoring())),
@@ -137,12 +144,15 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Load the model before the first request is accepted."""
         del app
+        self._metrics.start()
+        self._spans.start()
         await self._service.start(supervisor=self._supervisor_pid)
         # What is loaded now lives as long as the process: keep it out of every collection.
         gc.collect()
         gc.freeze()
         yield
         await self._service.stop()
+        self._spans.stop()
 
     def _document(self) -> None:
         """Replace FastAPI's documents, which know nothing of our routes and need a CDN."""
@@ -167,7 +177,8 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
 
     def _add_routes(self, routes: Iterable[tuple[str, Endpoint, Sequence[str]]]) -> None:
         for path, endpoint, methods in routes:
-            self.app.router.routes.append(Route(path, endpoint, methods=list(methods)))
+            seen = observed(path, endpoint, self._metrics, self._spans)
+            self.app.router.routes.append(Route(path, seen, methods=list(methods)))
 
     def _register_middleware(self) -> None:
         """Leaves LitServe's gzip out: answers are small, compressing them is not free."""
@@ -216,6 +227,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             processes=num_uvicorn_servers,
             drain_seconds=DRAIN_SECONDS + 2,
             listeners=sockets,
+            on_death=forget_process,
         )
         self._supervisor.start()
         return {}

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from ibook_assets.core.errors import NoPromotedModelError
-from ibook_assets.core.times import from_us
+from ibook_assets.core.times import SECOND_US, from_us
 from ibook_serving.api import (
     Health,
     Order,
@@ -25,11 +25,13 @@ from ibook_serving.api import (
     PredictResponse,
     Readiness,
     Reason,
+    Refusal,
     ReloadResponse,
 )
 from ibook_serving.batching import Batcher
 from ibook_serving.decode import Row
 from ibook_serving.following import Follower
+from ibook_serving.metrics import Metrics
 from ibook_serving.mirroring import Mirror
 from ibook_serving.ports import Deployment, FeatureSource, Lane, Recorder, Served
 from ibook_serving.problems import ProblemError
@@ -62,6 +64,7 @@ class ScoringService:
         features: FeatureSource,
         feature_names: Sequence[str],
         recorder: Recorder,
+        metrics: Metrics,
         max_batch_rows: int,
     ) -> None:
         """Make a service; nothing is loaded yet.
@@ -72,6 +75,7 @@ class ScoringService:
             features: where the orders' features come from.
             feature_names: features of the use case, to warm up with.
             recorder: the prediction log.
+            metrics: what is counted.
             max_batch_rows: rows one request may have.
         """
         self.use_case = use_case
@@ -79,6 +83,7 @@ class ScoringService:
         self._deployments = deployments
         self._features = features
         self._recorder = recorder
+        self._metrics = metrics
         self._mirror = Mirror(recorder)
         self._batcher: Batcher[Deployment, Row, Scored] = Batcher(
             self._score, limit=WAITING_BATCHES * max_batch_rows
@@ -135,6 +140,7 @@ class ScoringService:
         scored = await self._batcher.submit(deployment, rows)
         answers = self._answers(deployment, orders, rows, scored, began_ns)
         self._recorder.record(answers)
+        self._metrics.predictions(answers)
         if deployment.mirror is not None:
             self._show_shadows(deployment, scored, answers)
         wanted = [
@@ -225,7 +231,6 @@ class ScoringService:
         """What is served and what was refused."""
         deployment = self._deployments.loaded
         as_of_us = self._features.as_of_us
-        refusal = self._deployments.refusal
         return Readiness(
             ready=deployment is not None,
             use_case=self.use_case,
@@ -233,7 +238,7 @@ class ScoringService:
             record_sequence=deployment.sequence if deployment else None,
             online_snapshot=self._features.store,
             features_as_of=None if as_of_us is None else _iso(as_of_us),
-            refusals=(*(() if refusal is None else (refusal,)), *self._features.refusals),
+            refusals=self._refusals(),
             process=os.getpid(),
         )
 
@@ -278,7 +283,28 @@ class ScoringService:
 
     async def _refresh(self, *, force: bool) -> bool:
         await self._features.refresh(self._loader, force=force)
-        return await self._deployments.refresh(self._loader, force=force)
+        before = self._deployments.loaded
+        swapped = await self._deployments.refresh(self._loader, force=force)
+        if swapped and self._deployments.loaded is not None:
+            self._metrics.deployed(before, self._deployments.loaded)
+        self._tell_state()
+        return swapped
+
+    def _tell_state(self) -> None:
+        now_us = time.time_ns() // NANOSECONDS
+        deployment, as_of_us = self._deployments.loaded, self._features.as_of_us
+        self._metrics.state(
+            queue_rows=self._batcher.pending,
+            refusals=len(self._refusals()),
+            model_age_seconds=None if deployment is None else _age(now_us, deployment.since_us),
+            feature_age_seconds=None if as_of_us is None else _age(now_us, as_of_us),
+            skipped=self._mirror.skipped,
+            failed=self._mirror.failed,
+        )
+
+    def _refusals(self) -> tuple[Refusal, ...]:
+        own = self._deployments.refusal
+        return (*(() if own is None else (own,)), *self._features.refusals)
 
     async def _follow(self, supervisor: int) -> None:
         while True:
@@ -319,6 +345,10 @@ def _prediction(
         unknown_entities=answer.unknown,
         degraded=labels,
     )
+
+
+def _age(now_us: int, then_us: int) -> float:
+    return max(0.0, (now_us - then_us) / SECOND_US)
 
 
 def _iso(timestamp_us: int) -> str:

@@ -39,10 +39,21 @@ class Supervisor:
         processes: int,
         drain_seconds: float,
         listeners: Sequence[socket.socket] = (),
+        on_death: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """Make a supervisor; nothing is forked yet.
+
+        Args:
+            serve: what a child runs.
+            processes: how many children.
+            drain_seconds: time they get to finish.
+            listeners: sockets to close when stopping.
+            on_death: told the process id of a child that died.
+        """
         self._serve = serve
         self._drain_seconds = drain_seconds
         self._listeners = listeners
+        self._on_death = on_death
         self._children: dict[int, ForkProcess] = {}
         self._pipes: dict[Connection, int] = {}
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
@@ -123,6 +134,8 @@ class Supervisor:
             return True
         dead = self._children[index]
         dead.join()
+        assert dead.pid is not None
+        self._on_death(dead.pid)
         now = time.monotonic()
         report = {"pid": dead.pid, "exit_code": dead.exitcode, "index": index}
         if len(self._restarts) == MAX_RESTARTS and now - self._restarts[0] < RESTART_WINDOW_SECONDS:
