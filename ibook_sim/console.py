@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -22,6 +24,24 @@ def progress_bar(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[in
     with Progress(*columns, TimeElapsedColumn(), console=stderr, disable=quiet) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.advance(task, done)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """What it yields says whether Ctrl-C was pressed; pressed again, it ends the process."""
+    asked = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+        stderr.print("ending with what has been played; Ctrl-C again ends at once")
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def print_json(value: object) -> None:

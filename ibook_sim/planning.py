@@ -5,6 +5,7 @@ from __future__ import annotations
 from ibook_assets.core.errors import ContractError
 from ibook_sim.drift import AXES, Drift
 from ibook_sim.durations import seconds_of
+from ibook_sim.recordings import Recording
 from ibook_sim.running import RunPlan, planned
 from ibook_sim.scenarios import Scenario, scenario
 
@@ -17,6 +18,7 @@ def plan_of(
     drift_level: float | None = None,
     drift_seed: int | None = None,
     drift_transactions: int | None = None,
+    recording: Recording | None = None,
 ) -> RunPlan:
     """The run of the scenario called `name`; what is not given is the scenario's own.
 
@@ -34,6 +36,7 @@ def plan_of(
         duration_seconds=seconds_asked(duration),
         orders=drift_transactions,
         drift=_drift(item, drift_level, drift_seed),
+        recording=recording,
     )
 
 

@@ -1,135 +1,59 @@
-"""An offline run: play a scenario's world, spoil it, queue it, score it, and keep what was seen."""
+"""An offline run: play a scenario's orders, spoil them, queue them, score them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from datetime import date, timedelta
-from typing import Final, Protocol, Self
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
-from ibook_assets.core.arrow import array, integers, pc
-from ibook_assets.core.tables import TIERS, TRANSACTIONS
+from ibook_assets.core.arrow import integers
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.times import SECOND_US
-from ibook_sim.chaos import Chaos, deliver, request_faults
-from ibook_sim.drift import (
-    DRIFTED_PRICE_PERCENT,
-    Divergence,
-    Drift,
-    DriftedShare,
-    DriftedWorld,
-    divergence,
+from ibook_sim.drift import Drift
+from ibook_sim.findings import Books, PartFound, RunResult, Seen
+from ibook_sim.playing import (
+    COLUMNS,
+    ROW_POSTERIOR,
+    WARM_UP_DAYS,
+    Orders,
+    Played,
+    Scorer,
+    Stopped,
+    days_holding,
+    never,
+    of_recording,
+    of_world,
+    played,
 )
+from ibook_sim.recordings import Recording, record
 from ibook_sim.scenarios import Scenario, scenario
 from ibook_sim.world import World
-from ibook_sim.world.orders import TIER_PERCENT
-from ibook_sim.world.randomness import Bools, Floats, Ints, Stream, generator, jit
+from ibook_sim.world.randomness import Floats, Stream, generator, jit
 
-WARM_UP_DAYS: Final = 30
-"""Days of history before the first order of a run; the posterior needs a past."""
-COLUMNS: Final = ("amount_cents", "quantity", "declines", "checkout_ms", "geo_distance_m")
-"""Columns whose divergence from the undrifted twin is measured."""
-ROW_POSTERIOR: Final = "row posterior of the world before any drift (not a trained model)"
+__all__ = [
+    "COLUMNS",
+    "ROW_POSTERIOR",
+    "WARM_UP_DAYS",
+    "Books",
+    "PartFound",
+    "RunPlan",
+    "RunResult",
+    "Scorer",
+    "Seen",
+    "planned",
+    "run",
+]
 
 Advance = Callable[[int], None]
 
-
-class Scorer(Protocol):
-    """Whatever gives orders a fraud probability."""
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        ...
-
-    def warm_up_days(self, start: date) -> int:
-        """Days it needs between a world's `start` and the first order that it is to judge.
-
-        At least `WARM_UP_DAYS` are played.
-        """
-        ...
-
-    def score(self, orders: pa.Table, *, world: World, chaos: Chaos) -> Floats:
-        """Probability of fraud of each row of `orders`, by what was known when it was placed.
-
-        Args:
-            orders: `tables.TRANSACTIONS` as sent, by (known_ts, transaction_id).
-            world: where they come from, with everything that happened before them.
-            chaos: what goes wrong on the way to the platform.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Orders of a run, one element each."""
-
-    sent_seconds: Floats
-    archetype: Ints
-    amount_cents: Ints
-    posterior: Floats
-    """The exact probability of fraud: the bound."""
-    score: Floats
-    dropped: Bools
-    refused: Bools
-    failed: Bools
-    delay_ms: Floats
-    """Added by the network."""
-    freshness_seconds: Floats
-    """Event time to arrival; NaN for a dropped order."""
-    latency_ms: Floats
-    """Sent to answered; NaN for an order without an answer."""
-
-    def take(self, rows: Ints) -> Self:
-        """The chosen orders."""
-        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    @property
-    def answered(self) -> Bools:
-        """Orders that got a score."""
-        return ~(self.dropped | self.refused | self.failed)
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What must add up."""
-
-    oversold_events: int
-    wrong_amounts: int
-    sent: int
-    dropped: int
-    duplicated: int
-    arrived: int
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """One scenario's orders, before the queue."""
-
-    seen: Seen
-    books: Books
-    divergences: tuple[Divergence, ...]
-    drifted: tuple[DriftedShare, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """Everything a run has to show."""
-
-    scenario: Scenario
-    seed: int
-    drift: Drift
-    duration_seconds: float
-    scorer: str
-    seen: Seen
-    books: Books
-    divergences: tuple[Divergence, ...]
-    drifted: tuple[DriftedShare, ...]
-    digest: str
-    """SHA-256 of all that was seen: equal runs have equal digests."""
+PART_SEEDS: Final = 1_000_003
+"""Between the seeds of a mix's parts, which are worlds of their own: no identifiers meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +65,8 @@ class RunPlan:
     duration_seconds: float
     orders: int
     """Of all parts together."""
+    recording: Recording | None = None
+    """What a scenario of recorded days plays; None: days of the default world, recorded first."""
 
     @property
     def parts(self) -> tuple[tuple[Scenario, int], ...]:
@@ -161,171 +87,106 @@ def planned(
     duration_seconds: float | None = None,
     orders: int | None = None,
     drift: Drift | None = None,
+    recording: Recording | None = None,
 ) -> RunPlan:
-    """A run of `item`, with its own length, orders and drift unless others are given."""
+    """A run of `item`, with its own length, orders and drift unless others are given.
+
+    Raises:
+        ContractError: a recording for a scenario that has a world, or drift or another number of
+            orders for recorded days.
+    """
     seconds = duration_seconds or item.traffic.duration_seconds
     if drift is not None:
+        if item.recorded:
+            msg = f"{item.name} plays days as they were recorded; they cannot drift"
+            raise ContractError(msg)
         item = item.model_copy(update={"drift": drift})
-    return RunPlan(item, seed, seconds, orders or item.traffic.orders(seconds))
+    if recording is not None:
+        if not item.recorded:
+            msg = f"{item.name} plays a world; recorded days are played by the scenario 'replay'"
+            raise ContractError(msg)
+        if orders is not None:
+            msg = f"the recording says how many orders there are; {orders:,} cannot be asked"
+            raise ContractError(msg)
+        orders = recording.transactions().num_rows
+    return RunPlan(item, seed, seconds, orders or item.traffic.orders(seconds), recording)
 
 
 def run(
-    plan: RunPlan, *, scorer: Scorer | None = None, advance: Advance = lambda _: None
+    plan: RunPlan,
+    *,
+    scorer: Scorer | None = None,
+    advance: Advance = lambda _: None,
+    stopped: Stopped = never,
 ) -> RunResult:
-    """Run `plan` offline; `advance` is told each part's orders when they have been played."""
-    played = []
+    """Run `plan` offline.
+
+    Args:
+        plan: what to run.
+        scorer: who judges the orders; the world's own row posterior when left out.
+        advance: told each part's orders when they have been played.
+        stopped: asked after each day of orders; the run then ends with what was played.
+
+    Raises:
+        ContractError: a scorer for recorded days, which lack the history it needs.
+    """
+    found: list[Played] = []
     for position, (item, orders) in enumerate(plan.parts):
-        # Parts are worlds of their own: another seed, so that identifiers do not meet.
-        seed = plan.seed + 1_000_003 * position
-        played.append(_play(item, orders, plan.duration_seconds, seed=seed, scorer=scorer))
+        seed = plan.seed + PART_SEEDS * position
+        found.append(_play(plan, item, orders, seed=seed, scorer=scorer, stopped=stopped))
         advance(orders)
-    seen = Seen(*(np.concatenate([getattr(p.seen, f.name) for p in played]) for f in fields(Seen)))
+        if stopped():
+            break
+    seen = Seen.joined([part.seen for part in found])
     seen = _queued(seen.take(np.argsort(seen.sent_seconds, kind="stable")), plan)
+    interrupted = len(found) < len(plan.parts) or not all(part.complete for part in found)
     return RunResult(
         scenario=plan.scenario,
         seed=plan.seed,
-        drift=plan.scenario.drift,
-        duration_seconds=plan.duration_seconds,
+        duration_seconds=float(seen.sent_seconds[-1]) if interrupted else plan.duration_seconds,
         scorer=scorer.name if scorer else ROW_POSTERIOR,
         seen=seen,
-        books=Books(*(sum(getattr(p.books, f.name) for p in played) for f in fields(Books))),
-        divergences=max((p.divergences for p in played), key=_largest),
-        drifted=_added([p.drifted for p in played]),
+        parts=tuple(part.found for part in found),
         digest=_digest(seen),
+        interrupted=interrupted,
     )
-
-
-def _largest(found: tuple[Divergence, ...]) -> float:
-    return max(d.stability_index for d in found)
-
-
-def _added(shares: list[tuple[DriftedShare, ...]]) -> tuple[DriftedShare, ...]:
-    if len(shares) > 1:  # parts may be asked for different levels
-        return ()
-    return shares[0]
 
 
 def _play(
-    item: Scenario, count: int, duration_seconds: float, *, seed: int, scorer: Scorer | None
+    plan: RunPlan,
+    item: Scenario,
+    count: int,
+    *,
+    seed: int,
+    scorer: Scorer | None,
+    stopped: Stopped,
 ) -> Played:
-    config = item.config(seed)
-    world, twin = DriftedWorld(config, item.drift), World(config)
-    warm_up = scorer.warm_up_days(config.start_date) if scorer else 0
-    days = _days(world, count, warm_up_days=warm_up)
-    sent = pa.concat_tables([world.transactions(day) for day in days]).slice(0, count)
-    truth = pa.concat_tables([world.truth(days)[day] for day in days]).slice(0, count)
-    before = pa.concat_tables([twin.transactions(day) for day in days]).slice(0, count)
-    delivery = deliver(sent, TRANSACTIONS, item.chaos, seed=seed)
-    faults = request_faults(np.arange(count), item.chaos, seed=seed)
-    first = np.unique(delivery.origin, return_index=True)
-    dropped = np.ones(count, np.bool_)
-    dropped[first[0]] = False
-    refused = np.zeros(count, np.bool_)
-    refused[first[0]] = ~_sound(delivery.rows)[first[1]]
-    age = np.full(count, np.nan)
-    arrived = integers(delivery.rows["known_ts"], null=0)[first[1]]
-    happened = integers(delivery.rows["occurred_ts"], null=0)[first[1]]
-    age[first[0]] = (arrived - happened) / SECOND_US
+    seconds = plan.duration_seconds
+    if not item.recorded:
+        orders = of_world(item, count, seed=seed, scorer=scorer, stopped=stopped)
+        sent = item.traffic.offsets(count, seconds, seed=seed)[: orders.found.orders]
+        return played(orders, sent, asked=count, seed=seed)
     if scorer:
-        score = scorer.score(sent, world=world, chaos=item.chaos)
-    else:
-        score = _unaware(world, days)[:count]
-    seen = Seen(
-        sent_seconds=item.traffic.offsets(count, duration_seconds, seed=seed),
-        archetype=integers(truth["archetype"], null=0),
-        amount_cents=integers(sent["amount_cents"], null=0),
-        posterior=np.asarray(truth["posterior"], dtype=np.float64),
-        score=np.asarray(score, dtype=np.float64),
-        dropped=dropped,
-        refused=refused,
-        failed=faults.fails & ~dropped & ~refused,
-        delay_ms=faults.delay_seconds * 1e3,
-        freshness_seconds=age,
-        latency_ms=np.full(count, np.nan),
-    )
-    books = Books(
-        oversold_events=_oversold(world, days[-1]),
-        wrong_amounts=_wrong_amounts(world, sent, days[-1]),
-        sent=count,
-        dropped=delivery.dropped,
-        duplicated=delivery.duplicated,
-        arrived=delivery.rows.num_rows,
-    )
-    coins = [world.drifted((day - config.start_date).days) for day in days]
-    return Played(
-        seen,
-        books,
-        tuple(divergence(c, _floats(before, c), _floats(sent, c)) for c in COLUMNS),
-        tuple(
-            DriftedShare(axis[0].axis, sum(s.drifted for s in axis), sum(s.eligible for s in axis))
-            for axis in zip(*coins, strict=True)
-            if item.drift.level_of(axis[0].axis) > 0.0
-        ),
-    )
+        msg = f"{item.name} has no history before its days, so no model can score it"
+        raise ContractError(msg)
+    with ExitStack() as stack:
+        recording = plan.recording
+        if recording is None:
+            folder = stack.enter_context(TemporaryDirectory(prefix="ibook-replay-"))
+            recording = _recorded_now(item, count, seed, Path(folder))
+        orders = of_recording(item, recording, count)
+    return played(orders, _as_spread(orders, seconds), asked=orders.found.orders, seed=seed)
 
 
-def _days(world: World, count: int, *, warm_up_days: int) -> list[date]:
-    first = world.config.start_date + timedelta(days=max(WARM_UP_DAYS, warm_up_days))
-    days: list[date] = []
-    found = 0
-    while found < count:
-        day = first + timedelta(days=len(days))
-        found += world.orders(day).row.size
-        days.append(day)
-    return days
+def _recorded_now(item: Scenario, count: int, seed: int, folder: Path) -> Recording:
+    config = item.config(seed)
+    return record(config, days_holding(World(config), count), folder)
 
 
-def _unaware(world: DriftedWorld, days: list[date]) -> Floats:
-    parts = []
-    for day in days:
-        rows = world.orders(day)
-        order = np.lexsort((rows.transaction_id, rows.known_ts))
-        parts.append(world.unaware_posterior((day - world.config.start_date).days)[order])
-    return np.concatenate(parts)
-
-
-def _floats(table: pa.Table, column: str) -> Floats:
-    return integers(table[column], null=0).astype(np.float64)
-
-
-def _sound(rows: pa.Table) -> Bools:
-    """Rows with every value inside its contract."""
-    sound = np.ones(rows.num_rows, np.bool_)
-    for column in TRANSACTIONS.columns:
-        values = rows[column.name]
-        if column.allowed is not None:
-            known = pc.is_in(values, value_set=array(list(column.allowed)))
-            sound &= np.asarray(pc.or_(known, pc.is_null(values)))
-            continue
-        if column.minimum is not None:
-            sound &= integers(values, null=column.minimum) >= column.minimum
-        if column.maximum is not None:
-            sound &= integers(values, null=column.maximum) <= column.maximum
-    return sound
-
-
-def _oversold(world: World, until: date) -> int:
-    """Events with more tickets sold than seats, over all days up to `until`."""
-    capacity = integers(world.catalogue(until).events["capacity"], null=0)
-    sold = np.zeros(capacity.size)
-    for number in range((until - world.config.start_date).days + 1):
-        orders = world.orders(world.config.start_date + timedelta(days=number))
-        sold += np.bincount(orders.event_id, orders.quantity, capacity.size)
-    return int((sold > capacity).sum())
-
-
-def _wrong_amounts(world: DriftedWorld, sent: pa.Table, until: date) -> int:
-    """Orders whose amount is not tickets times the tier's price, before or after the drift."""
-    price = integers(world.catalogue(until).events["list_price_cents"], null=0)
-    tier = integers(pc.index_in(sent["tier"], value_set=array(list(TIERS))), null=0)
-    each = price[integers(sent["event_id"], null=0)] * TIER_PERCENT[tier] // 100
-    quantity = integers(sent["quantity"], null=0)
-    amount = integers(sent["amount_cents"], null=0)
-    return int(
-        (
-            (amount != each * quantity) & (amount != each * DRIFTED_PRICE_PERCENT // 100 * quantity)
-        ).sum()
-    )
+def _as_spread(orders: Orders, seconds: float) -> Floats:
+    """When each order is sent: in `seconds`, but spread as it was known."""
+    known = (integers(orders.sent["known_ts"], null=0)) / SECOND_US
+    return np.asarray((known - known[0]) * (seconds / max(known[-1] - known[0], 1e-6)))
 
 
 def _queued(seen: Seen, plan: RunPlan) -> Seen:
@@ -337,8 +198,7 @@ def _queued(seen: Seen, plan: RunPlan) -> Seen:
     latency = np.full(seen.dropped.size, np.nan)
     latency[calls] = _served(arrives, work, service.workers) - arrives + seen.delay_ms[calls]
     latency[~seen.answered] = np.nan
-    columns = {f.name: getattr(seen, f.name) for f in fields(Seen)}
-    return Seen(**(columns | {"latency_ms": latency}))
+    return replace(seen, latency_ms=latency)
 
 
 @jit
@@ -356,5 +216,6 @@ def _served(arrives: Floats, work: Floats, workers: int) -> Floats:
 def _digest(seen: Seen) -> str:
     digest = hashlib.sha256()
     for field in fields(Seen):
-        digest.update(np.ascontiguousarray(getattr(seen, field.name)).tobytes())
+        if (column := getattr(seen, field.name)) is not None:
+            digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
-from ibook_sim.console import print_json, progress_bar, stderr, stdout
+from ibook_sim.console import interruptible, print_json, progress_bar, stderr, stdout
 from ibook_sim.durations import spelled
 from ibook_sim.planning import plan_of, seconds_asked
+from ibook_sim.recordings import Recording, recording_in
 from ibook_sim.report import read_summary, summary, write_report
 from ibook_sim.running import RunPlan, Scorer, planned
 from ibook_sim.running import run as run_plan
 from ibook_sim.scenarios import mixed, parse_weights, scenario, scenarios
-
-EXIT_BROKEN: Final = 1
-"""Exit code when an objective fails."""
-EXIT_INTERRUPTED: Final = 130
-
+from ibook_sim.telling import EXIT_BROKEN, EXIT_INTERRUPTED, told, verdict_of
 
 Name = Annotated[str, typer.Argument(help="See list-scenarios.")]
 Duration = Annotated[
@@ -64,7 +62,9 @@ def validate(
     for name in names or list(scenarios()):
         item = scenario(name)
         plan = planned(item, seed=0)
-        stdout.print(f"{name}: sound, {plan.orders:,} orders in {spelled(plan.duration_seconds)}")
+        of = " of recorded days" if item.recorded else ""
+        length = spelled(plan.duration_seconds)
+        stdout.print(f"{name}: sound, {plan.orders:,} orders{of} in {length}")
 
 
 def run(
@@ -79,6 +79,13 @@ def run(
     drift_transactions: Annotated[
         int | None, typer.Option(min=100, max=5_000_000, help="Orders, instead of a duration.")
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(file_okay=False, help="For replay: what `world` wrote.")
+    ] = None,
+    day: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="For replay: its first day.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=3_650, help="For replay.")] = None,
     model: Model = None,
     out: Out = None,
     previous: Previous = None,
@@ -93,6 +100,7 @@ def run(
         drift_level=drift_level,
         drift_seed=drift_seed,
         drift_transactions=drift_transactions,
+        recording=_recording(folder, day, days),
     )
     _one(plan, model, out, previous, dry_run=dry_run, as_json=as_json)
 
@@ -137,22 +145,22 @@ def run_all(
         return
     scorer = _scorer(model)
     found: list[dict[str, Any]] = []
-    interrupted = False
-    with progress_bar("orders", sum(plan.orders for plan in plans), quiet=as_json) as advance:
-        try:
-            for plan in plans:
-                result = run_plan(plan, scorer=scorer, advance=advance)
-                if out:
-                    write_report(result, out / f"{plan.scenario.name}.html")
-                found.append(summary(result))
-        except KeyboardInterrupt:
-            interrupted = True
+    orders = sum(plan.orders for plan in plans)
+    with interruptible() as stopped, progress_bar("orders", orders, quiet=as_json) as advance:
+        for plan in plans:
+            result = run_plan(plan, scorer=scorer, advance=advance, stopped=stopped)
+            if out:
+                write_report(result, out / f"{plan.scenario.name}.html")
+            found.append(summary(result))
+            if stopped():
+                break
     if as_json:
         print_json(found)
     else:
         _show(found, out)
-    if interrupted:
-        stderr.print(f"interrupted: {len(found)} of {len(plans)} scenarios were run")
+    if stopped():
+        whole = sum(not item["interrupted"] for item in found)
+        stderr.print(f"interrupted: {whole} of {len(plans)} scenarios were run to their end")
         raise typer.Exit(EXIT_INTERRUPTED)
     if not all(item["passed"] for item in found):
         raise typer.Exit(EXIT_BROKEN)
@@ -172,19 +180,18 @@ def _one(
         return
     scorer = _scorer(model)
     before = read_summary(previous) if previous else None
-    with progress_bar("orders", plan.orders, quiet=as_json) as advance:
-        result = run_plan(plan, scorer=scorer, advance=advance)
-    found = summary(result)
-    if out:
-        write_report(result, out, previous=before)
-    if as_json:
-        print_json(found)
-    else:
-        _show_checks(found, before)
-        if out:
-            stdout.print(f"report: {out}")
-    if not found["passed"]:
-        raise typer.Exit(EXIT_BROKEN)
+    with interruptible() as stopped, progress_bar("orders", plan.orders, quiet=as_json) as advance:
+        result = run_plan(plan, scorer=scorer, advance=advance, stopped=stopped)
+    told(result, out, before, as_json=as_json)
+
+
+def _recording(folder: Path | None, day: datetime | None, days: int | None) -> Recording | None:
+    if folder is not None:
+        return recording_in(folder, day and day.date(), days)
+    if day or days:
+        msg = "--day and --days name recorded days; say with --folder where they are"
+        raise ContractError(msg)
+    return None
 
 
 def _scorer(model: str | None) -> Scorer | None:
@@ -226,27 +233,7 @@ def _show(found: list[dict[str, Any]], out: Path | None) -> None:
     table = Table("scenario", "verdict", "broken", "orders")
     for item in found:
         broken = ", ".join(c["name"] for c in item["checks"] if not c["passed"])
-        verdict = "[green]passed[/]" if item["passed"] else "[red]failed[/]"
-        table.add_row(item["scenario"], verdict, broken, f"{item['orders']:,}")
+        table.add_row(item["scenario"], verdict_of(item), broken, f"{item['orders']:,}")
     stdout.print(table)
     if out and found:
         stdout.print(f"reports: {out}")
-
-
-def _show_checks(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-    past = {c["name"]: c["value"] for c in before["checks"]} if before else {}
-    verdict = "passed" if found["passed"] else "failed"
-    table = Table(title=f"{found['scenario']}, seed {found['seed']}: {verdict}")
-    for name in ("objective", "value", "limit", *(["previous"] if before else []), ""):
-        table.add_column(name)
-    for check in found["checks"]:
-        row = [check["name"], _number(check["value"]), f"{check['sense']} {check['limit']:,.4g}"]
-        if before:
-            row.append(_number(past.get(check["name"])))
-        table.add_row(*row, "[green]passed[/]" if check["passed"] else "[red]failed[/]")
-    stdout.print(table)
-    stdout.print(f"scores: {found['scorer']}; latency: imagined service, not measured")
-
-
-def _number(value: object) -> str:
-    return f"{value:,.4g}" if isinstance(value, int | float) else "not measured"

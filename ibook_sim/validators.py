@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 import numpy as np
 
 from ibook_assets.core.costs import CostModel
 from ibook_assets.core.metrics import average_precision
-from ibook_sim.running import RunResult, Seen
-from ibook_sim.world.randomness import Bools, Floats
+from ibook_sim.findings import PartFound, RunResult, Seen
+from ibook_sim.world.randomness import Bools, Floats, Ints
 
 COSTS: Final = CostModel(
     loss_share=1.0, chargeback_fee_cents=1_500, review_cents=300, friction_share=0.05
@@ -20,6 +20,8 @@ COSTS: Final = CostModel(
 """What holding and passing orders costs in a simulated business."""
 DRIFT_DEVIATIONS: Final = 4.0
 """Standard deviations that the coins' share may be off the level asked."""
+MIN_RATE_SHARE: Final = 0.99
+"""A run that kept less of the asked rate measured its generator, not the server."""
 
 Family = Literal["latency", "errors", "freshness", "accuracy", "drift", "business", "conservation"]
 """What an objective is about."""
@@ -50,19 +52,25 @@ class Check:
 def judged(result: RunResult) -> tuple[Check, ...]:
     """Every objective of the run's scenario, and what must hold always."""
     return (
+        *_pace(result),
         *_service(result),
         *_accuracy(result),
-        *_drift(result),
         *_business(result),
-        *_books(result),
+        *(check for part in result.parts for check in _part(part, result)),
     )
 
 
 def held(seen: Seen) -> Bools:
-    """Answered orders for which holding has the lower expected cost under the score."""
-    stops = COSTS.held_cents(seen.score, seen.amount_cents)
-    passes = COSTS.passed_cents(seen.score, seen.amount_cents)
-    return seen.answered & np.asarray(stops < passes)
+    """Answered orders that were held: as the answers say, else as the score makes cheaper."""
+    if seen.flagged is not None:
+        return seen.answered & seen.flagged
+    return seen.answered & cheaper_held(seen.score, seen.amount_cents)
+
+
+def cheaper_held(score: Floats, amount_cents: Ints) -> Bools:
+    """Orders for which holding has the lower expected cost under the score."""
+    stops = COSTS.held_cents(score, amount_cents)
+    return np.asarray(stops < COSTS.passed_cents(score, amount_cents))
 
 
 def quantile(values: Floats, share: float) -> float:
@@ -71,14 +79,20 @@ def quantile(values: Floats, share: float) -> float:
     return float(np.quantile(present, share)) if present.size else math.nan
 
 
+def scored(seen: Seen) -> Bools:
+    """Answered orders that got a score."""
+    return seen.answered & ~np.isnan(seen.score)
+
+
 def oracle_precision(seen: Seen) -> tuple[float, float]:
-    """Average precision of the score and of the exact posterior over the answered orders."""
-    fraud = (seen.archetype[seen.answered] > 0).astype(np.int64)
-    if fraud.size == 0 or fraud.sum() == 0:
+    """Average precision of the score and of the exact posterior over the scored orders."""
+    rows = scored(seen)
+    fraud = (seen.archetype[rows] > 0).astype(np.int64)
+    if not seen.truth_known or fraud.sum() == 0:
         return math.nan, math.nan
     return (
-        average_precision(fraud, seen.score[seen.answered]),
-        average_precision(fraud, seen.posterior[seen.answered]),
+        average_precision(fraud, seen.score[rows]),
+        average_precision(fraud, seen.posterior[rows]),
     )
 
 
@@ -98,50 +112,45 @@ def honest_revenue(seen: Seen) -> tuple[float, float]:
     return float(money[seen.answered & ~held(seen)].sum()), float(money.sum())
 
 
+def _pace(result: RunResult) -> Iterator[Check]:
+    pace = result.pace
+    if pace is not None and not pace.room:
+        about = "kept share of the asked rate; below it these figures are the generator's"
+        yield Check("latency", "rate", about, pace.rate_share, "at least", MIN_RATE_SHARE)
+
+
 def _service(result: RunResult) -> Iterator[Check]:
-    wants, seen = result.scenario.objectives, result.seen
+    wants, seen, pace = result.scenario.objectives, result.seen, result.pace
     if wants.latency_p99_ms is not None:
         value = quantile(seen.latency_ms, 0.99)
-        about = "99th percentile, sent to answered, of the imagined service (ms)"
+        about = (
+            "99th percentile, due to answered, as users meet it (ms)"
+            if pace
+            else "99th percentile, sent to answered, of the imagined service (ms)"
+        )
         yield Check("latency", "latency", about, value, "at most", wants.latency_p99_ms)
     if wants.error_share is not None:
         about = "share of orders without an answer: dropped, refused or failed"
-        yield Check(
-            "errors", "errors", about, float((~seen.answered).mean()), "at most", wants.error_share
-        )
-    if wants.freshness_p99_seconds is not None:
+        value = float((~seen.answered).mean()) if seen.answered.size else math.nan
+        yield Check("errors", "errors", about, value, "at most", wants.error_share)
+    if wants.freshness_p99_seconds is not None and (pace is None or pace.logged):
         value = quantile(seen.freshness_seconds, 0.99)
-        about = "99th percentile, event time to arrival (s)"
+        about = f"99th percentile, event time to {'the log' if pace else 'arrival'} (s)"
         yield Check("freshness", "freshness", about, value, "at most", wants.freshness_p99_seconds)
 
 
 def _accuracy(result: RunResult) -> Iterator[Check]:
     wants = result.scenario.objectives
-    if wants.oracle_share is not None:
+    if wants.oracle_share is not None and result.seen.truth_known:
         own, bound = oracle_precision(result.seen)
         about = "average precision as a share of the exact posterior's"
         yield Check("accuracy", "accuracy", about, own / bound, "at least", wants.oracle_share)
 
 
-def _drift(result: RunResult) -> Iterator[Check]:
-    wants = result.scenario.objectives
-    index = max(d.stability_index for d in result.divergences)
-    about = "stability index of the most moved column, against the undrifted twin"
-    if wants.drift_index_max is not None:
-        yield Check("drift", "no drift", about, index, "at most", wants.drift_index_max)
-    if wants.drift_index_min is not None:
-        yield Check("drift", "drift seen", about, index, "at least", wants.drift_index_min)
-    for share in result.drifted:
-        level = result.drift.level
-        spread = math.sqrt(level * (1.0 - level) / max(share.eligible, 1))
-        about = f"share of orders drifted, away from the level of {level:g}"
-        off = abs(share.share - level)
-        limit = DRIFT_DEVIATIONS * spread
-        yield Check("drift", f"{share.axis} size", about, off, "at most", limit)
-
-
 def _business(result: RunResult) -> Iterator[Check]:
     wants = result.scenario.objectives
+    if not result.seen.truth_known:
+        return
     if wants.saved_share is not None:
         saved, possible = saved_cents(result.seen)
         about = "money saved by holding, as a share of what perfect knowledge saves"
@@ -154,8 +163,47 @@ def _business(result: RunResult) -> Iterator[Check]:
         yield Check("business", "revenue", about, value, "at least", wants.honest_revenue_share)
 
 
-def _books(result: RunResult) -> Iterator[Check]:
-    books = result.books
+def _part(part: PartFound, result: RunResult) -> Iterator[Check]:
+    """What one world is judged by; in a mix each check bears its part's name."""
+    for check in (*_drift(part), *_labels(part), *_books(part)):
+        if len(result.scenario.parts) > 1:
+            yield replace(check, name=f"{check.name}: {part.scenario.name}")
+        else:
+            yield check
+
+
+def _drift(part: PartFound) -> Iterator[Check]:
+    wants, level = part.scenario.objectives, part.scenario.drift.level
+    index = math.nan if part.index is None else part.index
+    about = "stability index of the most moved column, against the undrifted twin"
+    if wants.drift_index_max is not None:
+        yield Check("drift", "no drift", about, index, "at most", wants.drift_index_max)
+    if wants.drift_index_min is not None:
+        yield Check("drift", "drift seen", about, index, "at least", wants.drift_index_min)
+    for share in part.drifted:
+        spread = math.sqrt(level * (1.0 - level) / max(share.eligible, 1))
+        about = f"share of orders drifted, away from the level of {level:g}"
+        off = abs(share.share - level)
+        limit = DRIFT_DEVIATIONS * spread
+        yield Check("drift", f"{share.axis} size", about, off, "at most", limit)
+
+
+def _labels(part: PartFound) -> Iterator[Check]:
+    wants, labels = part.scenario.objectives, part.labels
+    if wants.labels_in_time_share is not None:
+        about = "share of orders whose label is known a day after it matures at the latest"
+        value = labels.in_time_share if labels else math.nan
+        yield Check(
+            "freshness", "labels in time", about, value, "at least", wants.labels_in_time_share
+        )
+    if wants.label_delay_p95_days is not None:
+        about = "95th percentile of labels' delay against the world without faults (days)"
+        value = labels.delay_p95_days if labels else math.nan
+        yield Check("freshness", "label delay", about, value, "at most", wants.label_delay_p95_days)
+
+
+def _books(part: PartFound) -> Iterator[Check]:
+    books = part.books
     lost = abs(books.sent - books.dropped + books.duplicated - books.arrived)
     for name, about, value in (
         ("seats", "events that sold more tickets than they have seats", books.oversold_events),
@@ -163,3 +211,7 @@ def _books(result: RunResult) -> Iterator[Check]:
         ("messages", "sent - dropped + duplicated - arrived", lost),
     ):
         yield Check("conservation", name, about, float(value), "at most", 0.0)
+    if part.recording is not None:
+        written, read = part.recording
+        about = "1 when the played orders differ from the recorded ones (digests)"
+        yield Check("conservation", "recording", about, float(written != read), "at most", 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -13,7 +12,6 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
@@ -21,13 +19,15 @@ from ibook_sim.console import stderr, stdout
 from ibook_sim.durations import seconds_of
 from ibook_sim.realtime.driving import Watcher
 from ibook_sim.realtime.events import OpenSink
+from ibook_sim.realtime.findings import findings
 from ibook_sim.realtime.load import Load, recorded, simulated
 from ibook_sim.realtime.recording import Recording
 from ibook_sim.realtime.running import Room, Run, run
+from ibook_sim.recordings import recording_in
+from ibook_sim.report import read_summary
 from ibook_sim.scenarios import scenario as scenario_called
+from ibook_sim.telling import told
 
-INVALID: Final = 1
-"""Exit code of a run that did not keep the asked rate."""
 _RECENT: Final = 1_000
 
 
@@ -37,7 +37,11 @@ Api = Annotated[
 ]
 Log = Annotated[bool, typer.Option("--log", help="Send every order to the event log too.")]
 Out = Annotated[
-    Path | None, typer.Option("-o", "--out", dir_okay=False, help="Write the figures here (JSON).")
+    Path | None,
+    typer.Option("-o", "--out", dir_okay=False, help="HTML report; its figures beside it (.json)."),
+]
+Previous = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="Compare with this run's .json.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Default: IBOOK_SIM_SEED.")]
@@ -59,6 +63,7 @@ def realtime(
     seed: Seed = None,
     dry_run: DryRun = False,
     out: Out = None,
+    previous: Previous = None,
     as_json: Json = False,
 ) -> None:
     """Send orders on a schedule that waits for nobody; latency counts from when each was due."""
@@ -74,8 +79,10 @@ def realtime(
             f"{load.rows.num_rows:,} orders are ready for {load.seconds:g} s; none was sent"
         )
         return
+    before = read_summary(previous) if previous else None
     sinks = context.find_object(SinkOpener) if log else None
-    _show(_sent(load, api, room, _opener(sinks, asked=log), quiet=as_json), out, as_json=as_json)
+    done = _sent(load, api, room, _opener(sinks, asked=log), quiet=as_json)
+    told(findings(done), out, before, as_json=as_json)
 
 
 def replay(
@@ -89,12 +96,15 @@ def replay(
     log: Log = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the synthetic answers.")] = 7,
     out: Out = None,
+    previous: Previous = None,
     as_json: Json = False,
 ) -> None:
     """Send recorded days as they were spread in time, only faster."""
-    load = recorded(folder, day.date(), days, speed=speed, seed=seed)
+    load = recorded(recording_in(folder, day.date(), days), speed=speed, seed=seed)
+    before = read_summary(previous) if previous else None
     sinks = context.find_object(SinkOpener) if log else None
-    _show(_sent(load, api, None, _opener(sinks, asked=log), quiet=as_json), out, as_json=as_json)
+    done = _sent(load, api, None, _opener(sinks, asked=log), quiet=as_json)
+    told(findings(done), out, before, as_json=as_json)
 
 
 class SinkOpener:
@@ -135,33 +145,3 @@ def _progress(load: Load, *, quiet: bool) -> Iterator[Watcher]:
             progress.update(task, completed=min(elapsed, load.seconds), seen=seen)
 
         yield watch
-
-
-def _show(done: Run, out: Path | None, *, as_json: bool) -> None:
-    """Print the figures, write them, and end with the code they deserve."""
-    figures = done.as_dict()
-    text = json.dumps(figures, indent=2)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
-    if as_json:
-        typer.echo(text)
-    else:
-        stdout.print(_table(figures))
-    if not done.valid:
-        stderr.print(
-            f"[bold red]invalid[/]: {done.recording.rate_share():.1%} of the asked rate was sent, "
-            "at least 99 % must be: these figures are the generator's. Lower --rps."
-        )
-        raise typer.Exit(INVALID)
-
-
-def _table(figures: dict[str, object]) -> Table:
-    table = Table("", "", show_header=False, title=f"{figures['scenario']} → {figures['target']}")
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            shown = ", ".join(f"{key} {item}" for key, item in value.items())
-        else:
-            shown = str(value)
-        table.add_row(name.replace("_", " "), shown)
-    return table

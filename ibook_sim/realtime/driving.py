@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -132,7 +133,7 @@ async def waiting_room(
             places.release()
             raise
         loop.call_later(stay_seconds, places.release)
-        return Answer(answer.status, came_in, answer.flagged)
+        return replace(answer, sent_at=came_in)
 
     return await open_loop(due, seconds, visit, stop=stop, drain_seconds=drain_seconds, watch=watch)
 

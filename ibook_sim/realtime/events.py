@@ -36,6 +36,8 @@ OpenSink = Callable[[], AbstractContextManager[EventSink]]
 class Fed:
     """What went into the log."""
 
+    handed: Floats
+    """Seconds from the start at which each order had been handed to the log; NaN: not yet."""
     sent: int = 0
     refused: int = 0
 
@@ -47,12 +49,13 @@ async def feed(rows: pa.Table, due: Floats, sink: EventSink, *, stop: asyncio.Ev
         StoreUnavailableError: the log takes no events.
     """
     loop = asyncio.get_running_loop()
-    start, fed = loop.time(), Fed()
+    start, fed = loop.time(), Fed(np.full(rows.num_rows, np.nan))
     while not stop.is_set() and fed.sent < rows.num_rows:
         ready = int(np.searchsorted(due, loop.time() - start, side="right"))
         if ready > fed.sent:
             part = _as_if_now(rows.slice(fed.sent, ready - fed.sent), time.time_ns() // 1_000)
             fed.refused += await asyncio.to_thread(sink.send, part)
+            fed.handed[fed.sent : ready] = loop.time() - start
             fed.sent = ready
         await asyncio.sleep(TICK_SECONDS)
     await asyncio.to_thread(sink.flush)

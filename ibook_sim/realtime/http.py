@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +20,7 @@ MAX_CONNECTIONS: Final = 1_000
 TIMEOUT_SECONDS: Final = 30.0
 PREDICT_PATH: Final = "/predict"
 _REVIEW: Final = b'"decision":"review"'
+_SCORE: Final = re.compile(rb'"score":\s*([0-9][0-9.eE+-]*)')
 _MAX_LINE: Final = 2**20
 
 
@@ -125,7 +128,7 @@ class HttpTarget:
                 return Answer(TIMED_OUT, sent_at)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
                 return Answer(BROKEN, sent_at)
-        return Answer(status, sent_at, _REVIEW in body)
+        return Answer(status, sent_at, _REVIEW in body, _score(body))
 
     async def _exchange(self, request: bytes) -> tuple[int, bytes]:
         connection = self._idle.pop() if self._idle else await self._connect()
@@ -171,3 +174,9 @@ class HttpTarget:
     def _drop(self, connection: _Connection) -> None:
         self._open.discard(connection)
         connection.close()
+
+
+def _score(body: bytes) -> float:
+    """The first score in an answer; the generator has no time to read the rest of it."""
+    found = _SCORE.search(body)
+    return float(found[1]) if found else math.nan

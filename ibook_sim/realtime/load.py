@@ -2,117 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import date, timedelta
-from pathlib import Path
+import math
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ibook_assets.core.arrow import array, integers
-from ibook_assets.core.errors import ContractError, NotFoundError
+from ibook_assets.core.arrow import integers
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.tables import TRANSACTIONS
-from ibook_sim.chaos import NO_CHAOS, Chaos, deliver
-from ibook_sim.drift import DriftedWorld
-from ibook_sim.export import TRUTH_FOLDER, day_path
+from ibook_assets.core.times import SECOND_US
+from ibook_sim.chaos import Chaos, deliver
+from ibook_sim.playing import Orders, delivered, of_recording, of_world
 from ibook_sim.realtime.schedule import MAX_REQUESTS, arrivals
-from ibook_sim.scenarios.spec import Scenario
+from ibook_sim.recordings import Recording
+from ibook_sim.scenarios import Scenario, scenario
+from ibook_sim.validators import cheaper_held
 from ibook_sim.world.randomness import Bools, Floats
 
-FLAGGED_ABOVE: Final = 0.5
-"""P(fraud | the order alone) from which an offline answer holds the order for review."""
-MAX_DAYS: Final = 3_650
+_SPARE: Final = (1.05, 100)
+"""More orders are played than arrive on average (factor, summand): chance drops some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Orders to send; shape (n,) each."""
+    """Orders to send, as they arrive; shape (n,) each."""
 
-    name: str
-    rows: pa.Table
-    """Columns of `TRANSACTIONS`."""
+    orders: Orders
     due: Floats
     seconds: float
-    fraud: Bools | None
-    """Ground truth, where it is known."""
-    flagged: Bools
-    """What an offline answer says."""
     seed: int
-    chaos: Chaos = NO_CHAOS
+
+    @property
+    def scenario(self) -> Scenario:
+        """Whose orders they are."""
+        return self.orders.found.scenario
+
+    @property
+    def name(self) -> str:
+        """The scenario's."""
+        return self.scenario.name
+
+    @property
+    def chaos(self) -> Chaos:
+        """What goes wrong on the way."""
+        return self.scenario.chaos
+
+    @property
+    def rows(self) -> pa.Table:
+        """Columns of `TRANSACTIONS`."""
+        return self.orders.sent
+
+    @property
+    def fraud(self) -> Bools | None:
+        """Ground truth, where it is known."""
+        return self.orders.archetype > 0 if self.orders.truth_known else None
+
+    @property
+    def flagged(self) -> Bools:
+        """What an offline answer says: held where the row posterior makes that cheaper."""
+        amount = integers(self.rows["amount_cents"], null=0)
+        return cheaper_held(np.nan_to_num(self.orders.score), amount)
 
 
 def simulated(asked: Scenario, *, seed: int, rps: float, seconds: float) -> Load:
     """The first orders of the scenario's world, as they arrive, on its schedule.
 
     Raises:
-        ContractError: the schedule cannot be, the scenario is a mix, or its world has too few
-            orders.
+        ContractError: the schedule cannot be, the scenario is a mix or plays recorded days, or
+            its world has too few orders.
     """
     if asked.parts:
         msg = f"{asked.name} mixes scenarios; realtime plays one world: choose one of its parts"
         raise ContractError(msg)
-    due = arrivals(rps, seconds, seed=seed, traffic=asked.traffic)
-    config = asked.config(seed)
-    world, count = DriftedWorld(config, asked.drift), due.size
-    rows, truth, found = [], [], 0
-    for number in range(MAX_DAYS):
-        day = config.start_date + timedelta(days=number)
-        sent = world.transactions(day)
-        delivery = deliver(sent, TRANSACTIONS, asked.chaos, seed=seed)
-        rows.append(delivery.rows)
-        truth.append(world.truth([day])[day].take(array(delivery.origin)))
-        found += delivery.rows.num_rows
-        if found >= count:
-            break
-    else:
-        msg = (
-            f"{MAX_DAYS} days hold {found:,} orders, {count:,} are asked: lower --rps or --duration"
-        )
+    if asked.recorded:
+        msg = f"{asked.name} plays recorded days: use `replay FOLDER --day YYYY-MM-DD`"
         raise ContractError(msg)
-    known = pa.concat_tables(truth).slice(0, count)
-    return Load(
-        asked.name,
-        pa.concat_tables(rows).slice(0, count),
-        due,
-        seconds,
-        integers(known["archetype"], null=0) > 0,
-        np.asarray(known["row_posterior"]) >= FLAGGED_ABOVE,
-        seed,
-        asked.chaos,
-    )
+    due = arrivals(rps, seconds, seed=seed, traffic=asked.traffic)
+    kept = (1.0 - asked.chaos.drop_share) * (1.0 + asked.chaos.duplicate_share)
+    if kept == 0.0:
+        msg = f"{asked.name} loses every order, so there is nothing to send"
+        raise ContractError(msg)
+    factor, summand = _SPARE
+    orders = of_world(asked, math.ceil(due.size / kept * factor) + summand, seed=seed)
+    return Load(_arriving(orders, due.size, seed=seed), due, seconds, seed)
 
 
-def recorded(folder: Path, first: date, days: int, *, speed: float, seed: int) -> Load:
-    """Orders that `world` wrote to `folder`, spread as they were known, `speed` times as fast.
+def recorded(recording: Recording, *, speed: float, seed: int) -> Load:
+    """Recorded orders, spread as they became known, `speed` times as fast.
 
     Raises:
-        NotFoundError: a day is not in `folder`.
+        NotFoundError: a day or the catalogue was not recorded.
         ContractError: the days hold no orders, or more than one run may.
     """
-    dates = [first + timedelta(days=number) for number in range(days)]
-    rows = pa.concat_tables([_read(folder, TRANSACTIONS.name, day) for day in dates])
-    if not 0 < rows.num_rows <= MAX_REQUESTS:
+    count = recording.transactions().num_rows
+    if not 0 < count <= MAX_REQUESTS:
         msg = (
-            f"{days} days from {first} hold {rows.num_rows:,} orders; 1 to {MAX_REQUESTS:,} can run"
+            f"{len(recording.days)} days from {recording.days[0]} hold {count:,} orders; "
+            f"1 to {MAX_REQUESTS:,} can run"
         )
         raise ContractError(msg)
-    known = integers(rows["known_ts"], null=0)
-    due = (known - known[0]) / 1e6 / speed
-    truth_folder = folder / TRUTH_FOLDER
-    fraud, flagged = None, np.zeros(rows.num_rows, np.bool_)
-    if truth_folder.exists():
-        truth = pa.concat_tables([_read(truth_folder, "orders", day) for day in dates])
-        fraud = integers(truth["archetype"], null=0) > 0
-        flagged = np.asarray(truth["row_posterior"]) >= FLAGGED_ABOVE
-    seconds = float(due[-1]) + 1e-3
-    return Load("replay", rows, due, seconds, fraud, flagged, seed)
+    orders = of_recording(scenario("replay"), recording)
+    known = integers(orders.sent["known_ts"], null=0)
+    due = (known - known[0]) / SECOND_US / speed
+    return Load(orders, due, float(due[-1]) + 1e-3, seed)
 
 
-def _read(folder: Path, table: str, day: date) -> pa.Table:
-    path = day_path(folder, table, day)
-    if not path.exists():
-        msg = f"{path} does not exist; record days with `world --days N --out {folder}`"
-        raise NotFoundError(msg)
-    return pq.ParquetFile(path).read()
+def _arriving(orders: Orders, count: int, *, seed: int) -> Orders:
+    """The first `count` of `orders` that arrive, doubled and spoilt as they do."""
+    delivery = deliver(orders.sent, TRANSACTIONS, orders.found.scenario.chaos, seed=seed)
+    rows = delivery.origin[:count]
+    return replace(
+        orders.take(rows),
+        sent=delivery.rows.slice(0, count),
+        found=delivered(orders.found, delivery),
+    )

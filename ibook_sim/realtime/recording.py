@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ibook_sim.realtime.histogram import LatencyHistogram
+from ibook_sim.validators import MIN_RATE_SHARE
 from ibook_sim.world.randomness import Bools, Floats
-
-MIN_RATE_SHARE: Final = 0.99
-"""A run that sent less than this share of the asked rate measured its generator, not the server."""
 
 UNANSWERED: Final = 0
 TIMED_OUT: Final = -1
@@ -38,6 +37,8 @@ class Answer:
     """When it left, by the loop's clock (seconds)."""
     flagged: bool = False
     """Whether the order was held for review."""
+    score: float = math.nan
+    """Probability of fraud; NaN when none came back."""
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Recording:
     done: Floats = field(init=False)
     status: npt.NDArray[np.int16] = field(init=False)
     flagged: Bools = field(init=False)
+    score: Floats = field(init=False)
     issued: int = 0
     """Requests that were begun; the others were not due yet when the run was stopped."""
     interrupted: bool = False
@@ -61,6 +63,7 @@ class Recording:
         self.done = np.full(n, np.nan)
         self.status = np.full(n, UNANSWERED, np.int16)
         self.flagged = np.zeros(n, np.bool_)
+        self.score = np.full(n, np.nan)
 
     def note(self, number: int, answer: Answer, *, start: float, now: float) -> None:
         """Request `number` was answered `now`, by the same clock as the run's `start`."""
@@ -68,6 +71,7 @@ class Recording:
         self.done[number] = now - start
         self.status[number] = answer.status
         self.flagged[number] = answer.flagged
+        self.score[number] = answer.score
 
     @property
     def answered(self) -> Bools:

@@ -106,7 +106,9 @@ async def run(
     faults = request_faults(np.arange(load.due.size), load.chaos, seed=load.seed)
     async with AsyncExitStack() as stack:
         if api is None:
-            send: Send = OfflineTarget(load.flagged, seed=load.seed, faults=faults).send
+            send: Send = OfflineTarget(
+                load.flagged, load.orders.score, seed=load.seed, faults=faults
+            ).send
         else:
             url = scoring_url(api)
             target = HttpTarget(url, http_requests(bodies(load.rows), url), faults=faults)

@@ -43,6 +43,9 @@ def mixed(parts: Sequence[Part]) -> Scenario:
         if scenario(part.scenario).parts:
             msg = f"{part.scenario!r} is itself a mix; name its parts instead"
             raise ContractError(msg)
+        if scenario(part.scenario).recorded:
+            msg = f"{part.scenario!r} plays recorded days; a mix is made of worlds"
+            raise ContractError(msg)
     return scenario("mix").model_copy(update={"parts": tuple(parts)})
 
 

@@ -80,7 +80,10 @@ class Service(_Frozen):
 
 
 class Objectives(_Frozen):
-    """What must hold; None is not judged. Conservation and the drift's size always are."""
+    """What must hold; None is not judged. Conservation and the drift's size always are.
+
+    In a mix the parts' own objectives judge their labels and drift.
+    """
 
     latency_p99_ms: Positive | None = 250.0
     error_share: Share | None = 0.001
@@ -89,6 +92,10 @@ class Objectives(_Frozen):
     """From an order's event time to its arrival."""
     oracle_share: Share | None = 0.35
     """Least average precision, as a share of the exact posterior's."""
+    labels_in_time_share: Share | None = None
+    """Least share of orders whose label is known a day after it matures at the latest."""
+    label_delay_p95_days: Positive | None = None
+    """From when the world knows a label to when the platform does."""
     drift_index_max: Annotated[float, Field(ge=0.0)] | None = 0.1
     """Largest population stability index of any column, against the undrifted twin."""
     drift_index_min: Annotated[float, Field(ge=0.0)] | None = None
@@ -118,6 +125,8 @@ class Scenario(_Frozen):
     chaos: Chaos = Chaos()
     drift: Drift = Drift(level=0.0)
     objectives: Objectives = Objectives()
+    recorded: bool = False
+    """Its orders are recorded days instead of a world's, spread in time as they were."""
     parts: tuple[Part, ...] = ()
     """Scenarios that are mixed; their own worlds, chaos and bursts apply to their orders."""
 

@@ -21,6 +21,8 @@ SCENARIO = Scenario(
         latency_p99_ms=800.0,
         error_share=0.03,
         freshness_p99_seconds=120.0,
+        labels_in_time_share=0.85,
+        label_delay_p95_days=21.0,
         honest_revenue_share=0.75,
     ),
 )

@@ -218,9 +218,10 @@ def test_every_payload_is_an_order_the_scoring_api_reads(transactions: pa.Table)
 def test_offline_answers_depend_on_the_seed_alone() -> None:
     faults = request_faults(np.arange(200), Chaos(error_share=0.2), seed=4)
     flagged = np.arange(200) % 3 == 0
+    scores = np.arange(200) / 200
 
     async def main() -> Recording:
-        target = OfflineTarget(flagged, seed=4, faults=faults)
+        target = OfflineTarget(flagged, scores, seed=4, faults=faults)
         due = arrivals(20.0, 10.0, seed=4)
         return await open_loop(due, 10.0, target.send, stop=asyncio.Event())
 
@@ -228,6 +229,8 @@ def test_offline_answers_depend_on_the_seed_alone() -> None:
     assert (one.latency() == other.latency()).all()
     assert (one.ok == ~faults.fails).all()
     assert (one.flagged == (flagged & ~faults.fails)).all()
+    assert (one.score[one.ok] == scores[one.ok]).all()
+    assert np.isnan(one.score[~one.ok]).all()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -241,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with self.lock:
             self.bodies.append(body)
-        answer = b'{"predictions":[{"decision":"review"}]}'
+        answer = b'{"predictions":[{"score":0.0042,"decision":"review"}]}'
         self.send_response(500 if b"fail" in body else 200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -302,6 +305,7 @@ def test_a_real_server_that_stalls_is_worse_than_a_closed_loop_says() -> None:
         stalling.join()
         assert recording.outcomes() == {"HTTP 200": 200}
         assert recording.flagged.all()
+        assert (recording.score == 0.0042).all()
         assert len(set(handler.bodies)) == 200
         stalling = _stall_soon(handler.lock)
         waited = asyncio.run(closed())

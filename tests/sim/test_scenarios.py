@@ -17,7 +17,7 @@ SMALL = 2_000
 def test_all_scenarios_are_there() -> None:
     assert set(scenarios()) == {
         "normal-traffic", "flash-sale", "fraud-attack", "drift", "system-degradation",
-        "black-friday", "mix", "null", "bot-evasion",
+        "black-friday", "mix", "null", "bot-evasion", "replay",
     }  # fmt: skip
 
 
