@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -47,6 +47,9 @@ def _quantity(column: str, stored_per_unit: float, unit: str) -> Meta:
 
 
 _MAX_AMOUNT: Final = (TRANSACTIONS.column("amount_cents").maximum or 0) // CENTS
+
+Explain = Literal["auto", "true", "false"]
+"""Which orders get reasons: those that go to review, all, none."""
 
 Identifier = (
     Annotated[int, Meta(ge=0, le=MAX_ID)]

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from ibook_assets.core.settings import Settings
 from ibook_serving import examples
 from ibook_serving.api import (
+    Explain,
     Health,
     Order,
     PredictRequest,
@@ -28,7 +29,7 @@ from ibook_serving.metrics import MIXED, exposition
 from ibook_serving.observing import VARIANT
 from ibook_serving.problems import ProblemError, invalid_field
 from ibook_serving.routes import Answer, RouteSpec, TextAnswer, json_response
-from ibook_serving.service import NANOSECONDS, Explain, ScoringService
+from ibook_serving.service import NANOSECONDS, ScoringService
 
 BODY_SECONDS: Final = 10.0
 """Time a client has to send its body."""

@@ -12,13 +12,14 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from ibook_assets.core.errors import NoPromotedModelError
 from ibook_assets.core.times import SECOND_US, from_us
 from ibook_serving.api import (
+    Explain,
     Health,
     Order,
     Prediction,
@@ -36,8 +37,6 @@ from ibook_serving.mirroring import Mirror
 from ibook_serving.ports import Deployment, FeatureSource, Lane, Recorder, Served
 from ibook_serving.problems import ProblemError
 from ibook_serving.scoring import Scored, score_rows
-
-Explain = Literal["auto", "true", "false"]
 
 POLL_SECONDS: Final = 0.25
 """How often each process looks for a new promotion or snapshot."""
