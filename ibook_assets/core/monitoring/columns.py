@@ -40,7 +40,7 @@ class ColumnBins:
 
     kind: Kind
     edges: Values
-    """Numeric: inner edges, ascending, the outermost infinite. Categorical: the values, ascending."""
+    """Ascending. Numeric: inner edges, the outermost infinite. Categorical: the values."""
 
     @classmethod
     def of(cls, reference: Values, kind: Kind) -> Self:
