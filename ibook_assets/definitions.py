@@ -17,6 +17,7 @@ from ibook_assets.defs.raw import raw_assets
 from ibook_assets.defs.resources import LakeResource, OnlineResource
 from ibook_assets.defs.schedules import jobs_and_schedules
 from ibook_assets.defs.serving import serving_assets
+from ibook_assets.defs.simulation import simulation_assets
 from ibook_assets.defs.skew import skew_assets
 from ibook_assets.defs.sources import source_of
 from ibook_assets.defs.tracking import TrackingResource
@@ -43,6 +44,7 @@ def build_defs(
             *skew_assets(chosen),
             *model_assets(chosen),
             *serving_assets(chosen),
+            *simulation_assets(chosen),
         ],
         asset_checks=feature_checks(),
         sensors=log_sensors(chosen),

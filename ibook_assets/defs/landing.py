@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from ibook_assets.core.quarantine import quarantine_spec
 from ibook_assets.core.tables import TableSpec
@@ -24,11 +25,45 @@ class Landed:
     """Rows left out because they repeat another."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the lake tables are landed."""
+
+    accepted: str
+    quarantine: str
+    within: str = ""
+    """Part of each table that is landed, where a table has parts."""
+
+    def table(self, spec: TableSpec) -> str:
+        """The table of accepted rows."""
+        return f"{self.accepted}/{spec.name}{self._part}"
+
+    def refused(self, spec: TableSpec) -> str:
+        """The table of refused rows."""
+        return f"{self.quarantine}/{spec.name}{self._part}"
+
+    @property
+    def _part(self) -> str:
+        return f"/{self.within}" if self.within else ""
+
+
+PLATFORM: Final = Place("raw", "quarantine")
+"""What the platform learns from and serves."""
+
+
 class Landing:
     """Lands some tables of some days; a day is asked of the source once, for all tables."""
 
-    def __init__(self, source: Deliveries, specs: Sequence[TableSpec], days: Sequence[str]) -> None:
+    def __init__(
+        self,
+        source: Deliveries,
+        specs: Sequence[TableSpec],
+        days: Sequence[str],
+        *,
+        place: Place = PLATFORM,
+    ) -> None:
         self._source = source
+        self._place = place
         self._specs = specs
         self._days = days
         self._counts: dict[tuple[str, str], tuple[Mapping[str, int], int]] = {}
@@ -36,7 +71,7 @@ class Landing:
 
     def run(self, lake: Lake, *, precommit: Callable[[], None]) -> None:
         """Validate and write everything; ContractError when a delivery is unusable as a whole."""
-        there = {spec.name: set(lake.partitions(_quarantine(spec))) for spec in self._specs}
+        there = {spec.name: set(lake.partitions(self._place.refused(spec))) for spec in self._specs}
         self._receipts = list(write_all(lake, self._writes(there), precommit=precommit))
 
     def of(self, spec: TableSpec) -> list[Landed]:
@@ -44,7 +79,7 @@ class Landing:
         return [
             Landed(str(r.partition), r, *self._counts[spec.name, str(r.partition)])
             for r in self._receipts
-            if r.table == _raw(spec)
+            if r.table == self._place.table(spec)
         ]
 
     def _writes(self, quarantined: Mapping[str, set[str]]) -> Iterator[Write]:
@@ -66,13 +101,5 @@ class Landing:
                 # A day that was clean and stays clean needs no empty quarantine file.
                 if checked.quarantined.num_rows or day in quarantined[spec.name]:
                     refused = quarantine_spec(spec)
-                    yield Write(_quarantine(spec), day, checked.quarantined, refused)
-                yield Write(_raw(spec), day, checked.accepted, spec)
-
-
-def _raw(spec: TableSpec) -> str:
-    return f"raw/{spec.name}"
-
-
-def _quarantine(spec: TableSpec) -> str:
-    return f"quarantine/{spec.name}"
+                    yield Write(self._place.refused(spec), day, checked.quarantined, refused)
+                yield Write(self._place.table(spec), day, checked.accepted, spec)

@@ -1,5 +1,6 @@
 """Partitions and groups of the graph."""
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Final
 
@@ -15,6 +16,10 @@ FEATURES: Final = "features"
 TRUTH: Final = "truth"
 SERVING: Final = "serving"
 MONITORING: Final = "monitoring"
+SIMULATION: Final = "simulation"
+
+DAY: Final = "day"
+SCENARIO: Final = "scenario"
 
 DATA_PLATFORM: Final = "team:data-platform"
 ML_PLATFORM: Final = "team:ml-platform"
@@ -27,6 +32,16 @@ SINGLE_RUN: Final = dg.BackfillPolicy.single_run()
 def daily(settings: Settings) -> dg.DailyPartitionsDefinition:
     """One partition a UTC day of knowledge time, from the platform's first day on."""
     return dg.DailyPartitionsDefinition(start_date=settings.start_date.isoformat())
+
+
+def by_scenario(names: Sequence[str]) -> dg.StaticPartitionsDefinition:
+    """One partition a scenario of the simulator."""
+    return dg.StaticPartitionsDefinition(sorted(names))
+
+
+def daily_by_scenario(settings: Settings, names: Sequence[str]) -> dg.MultiPartitionsDefinition:
+    """One partition a scenario and day, over the platform's own days."""
+    return dg.MultiPartitionsDefinition({DAY: daily(settings), SCENARIO: by_scenario(names)})
 
 
 def looking_back(horizon_us: int) -> dg.TimeWindowPartitionMapping:

@@ -6,11 +6,23 @@ import dagster as dg
 
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
-from ibook_assets.defs.partitions import FACTS, FEATURES, LOG, MONITORING, RAW, SERVING, TRUTH
+from ibook_assets.defs.partitions import (
+    FACTS,
+    FEATURES,
+    LOG,
+    MONITORING,
+    RAW,
+    SERVING,
+    SIMULATION,
+    TRUTH,
+)
 
 DAILY_DATA: Final = "daily_data"
+SIMULATE: Final = "simulate"
+SCENARIO_DAYS: Final = "scenario_days"
 
 _DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES, MONITORING)
+_BY_SCENARIO: Final = dg.AssetSelection.assets([SIMULATION, "report"], [SIMULATION, "events"])
 _CATALOGUE: Final = dg.AssetSelection.assets(["raw", "events"])
 
 
@@ -42,6 +54,16 @@ def jobs_and_schedules(settings: Settings) -> dg.Definitions:
         selection=dg.AssetSelection.groups(*USE_CASES),
         description="Training set, model, evaluation and, if the gate opens, promotion.",
     )
+    simulation = dg.define_asset_job(
+        SIMULATE,
+        selection=dg.AssetSelection.assets([SIMULATION, "report"]),
+        description="A scenario of the simulator, run offline and judged: one partition each.",
+    )
+    scenario_days = dg.define_asset_job(
+        SCENARIO_DAYS,
+        selection=dg.AssetSelection.groups(SIMULATION) - _BY_SCENARIO,
+        description="Tables and truth of a scenario's day, for training and judging on them.",
+    )
     schedules = [
         dg.ScheduleDefinition(job=catalogue, cron_schedule="5 0 * * *", name="daily_catalogue"),
         dg.build_schedule_from_partitioned_job(
@@ -51,5 +73,6 @@ def jobs_and_schedules(settings: Settings) -> dg.Definitions:
         dg.ScheduleDefinition(job=training, cron_schedule="0 2 * * 0", name="weekly_training"),
     ]
     return dg.Definitions(
-        jobs=[data, catalogue, publication, training, observation], schedules=schedules
+        jobs=[data, catalogue, publication, training, observation, simulation, scenario_days],
+        schedules=schedules,
     )

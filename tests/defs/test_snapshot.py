@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
@@ -19,6 +20,14 @@ from ibook_assets.definitions import build_defs
 SNAPSHOT = Path(__file__).with_name("graph.txt")
 
 
+def partitions(found: dg.PartitionsDefinition[str] | None) -> str:
+    if isinstance(found, dg.MultiPartitionsDefinition):
+        return " x ".join(part.name for part in found.partitions_defs)
+    if isinstance(found, dg.StaticPartitionsDefinition):
+        return "scenario"
+    return "daily" if found else "whole"
+
+
 def line(node: Any) -> str:
     return " | ".join(
         (
@@ -26,7 +35,7 @@ def line(node: Any) -> str:
             node.group_name,
             ",".join(sorted(node.kinds)),
             ",".join(node.owners),
-            "daily" if node.is_partitioned else "whole",
+            partitions(node.partitions_def),
             "<- " + ", ".join(sorted(key.to_user_string() for key in node.parent_keys)),
         )
     ).rstrip(" <-|")
