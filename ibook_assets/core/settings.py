@@ -77,6 +77,13 @@ class Settings(BaseSettings):
     """Threads XGBoost trains with. More only help on idle cores: on a busy pair two took longer
     than one."""
 
+    retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Training runs that one drift episode may start; after as many failures somebody must look."""
+    retraining_cooldown_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 24.0
+    """Hours after a successful training run in which drift starts no other."""
+    retraining_retry_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
+    """Minutes after a failed attempt until the next; twice as long after the second, and so on."""
+
     task_retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Retries of a failed asset step; 0 fails immediately."""
     feature_engineering_retries: Annotated[int, Field(ge=0, le=20)] | None = Field(

@@ -145,10 +145,11 @@ def _preview(record: DriftRecord, evidently_share: float | None) -> dict[str, dg
     if decision.score is None or decision.statistic is None or decision.threshold is None:
         return {"summary": dg.MetadataValue.md(f"**No verdict**: {decision.reason}.")}
     drifted = [column.name for column in decision.columns if column.drifted]
+    verdict = f"{decision.state} and confirmed" if record.confirmed else decision.state
     lines = [
         (
-            f"**{decision.state}**{' and confirmed' if record.confirmed else ''}: largest deviation "
-            f"{decision.statistic:.1f} standard deviations, threshold {decision.threshold:.1f} "
+            f"**{verdict}**: largest deviation {decision.statistic:.1f} standard deviations, "
+            f"threshold {decision.threshold:.1f} "
             f"(false alarms: {decision.false_alarm_rate:.0%} of undrifted days)."
         ),
         (
