@@ -20,6 +20,8 @@ from ibook_sim.console import print_json, progress_bar, stderr, stdout
 from ibook_sim.describe import Description
 from ibook_sim.describe import describe as describe_world
 from ibook_sim.export import write_catalogue, write_days, write_truth
+from ibook_sim.plots import draw
+from ibook_sim.plots.sample import DAYS as PLOTTED_DAYS
 from ibook_sim.realtime import commands as realtime_commands
 from ibook_sim.world import World, WorldConfig, days_from
 
@@ -155,6 +157,19 @@ def describe(
         print_json(description.as_dict())
         return
     stdout.print(_summary(config, description))
+
+
+@app.command()
+@explains_errors
+def plots(out: Out, *, as_json: Json = False) -> None:
+    """Draw what the world looks like: OUT/world-<name>.svg, the pictures of docs/world.md."""
+    with progress_bar("days played", PLOTTED_DAYS, quiet=as_json) as advance:
+        paths = draw(out, advance=advance)
+    if as_json:
+        print_json({"plots": [str(path) for path in paths]})
+        return
+    for path in paths:
+        stdout.print(str(path))
 
 
 def _summary(config: WorldConfig, seen: Description) -> Table:
