@@ -9,8 +9,9 @@ from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
 from ibook_serving.history import PublishedHistory
 from ibook_serving.metrics import Metrics
-from ibook_serving.ports import NoRecorder
+from ibook_serving.ports import NoRecorder, Recorder
 from ibook_serving.published import PublishedModels
+from ibook_serving.recording import trace_recorder
 from ibook_serving.server import ScoringServer
 from ibook_serving.service import ScoringService
 from ibook_serving.spans import Spans
@@ -32,7 +33,13 @@ def build_service(settings: Settings, metrics: Metrics) -> ScoringService:
         deployments=Follower("model", models.newest, models.load, hide=blobs.uri),
         features=PublishedHistory(settings.online_path, FRAUD.features),
         feature_names=FRAUD.features,
-        recorder=NoRecorder(),
+        recorder=_recorder(settings),
         metrics=metrics,
         max_batch_rows=settings.max_batch_rows,
     )
+
+
+def _recorder(settings: Settings) -> Recorder:
+    if settings.prediction_log == "off":
+        return NoRecorder()
+    return trace_recorder(settings, FRAUD.name)

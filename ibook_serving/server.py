@@ -36,6 +36,7 @@ from ibook_serving.observing import observed
 from ibook_serving.problems import ProblemError, answer_crash, answer_http_error, answer_problem
 from ibook_serving.routes import Endpoint, RouteSpec, openapi_document
 from ibook_serving.service import ScoringService
+from ibook_serving.shipping import ship
 from ibook_serving.spans import Spans
 from ibook_serving.supervisor import Supervisor
 
@@ -228,9 +229,13 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             drain_seconds=DRAIN_SECONDS + 2,
             listeners=sockets,
             on_death=forget_process,
+            attendant=None if self._settings.prediction_log == "off" else self._ship,
         )
         self._supervisor.start()
         return {}
+
+    def _ship(self) -> None:
+        ship(self._settings)
 
     def _start_worker_monitoring(self, manager: None, uvicorn_workers: dict[int, Any]) -> None:
         del manager, uvicorn_workers

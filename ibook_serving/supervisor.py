@@ -20,6 +20,11 @@ MAX_RESTARTS: Final = 5
 RESTART_WINDOW_SECONDS: Final = 60.0
 """More restarts than MAX_RESTARTS within this time end the server: something is wrong with it."""
 
+ATTENDANT_PAUSE_SECONDS: Final = 1.0
+"""Time before a dead attendant is replaced: it may die for a reason that lasts."""
+ATTENDANT_STOP_SECONDS: Final = 10.0
+"""Time an attendant gets to finish after the last child has ended."""
+
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
@@ -29,7 +34,8 @@ class Supervisor:
     """Forks `serve(index, ready)` in `processes` processes and looks after them.
 
     It runs in the main thread of a process without other threads, so every fork, restarts
-    included, is of a single-threaded process. A child sends one report over `ready`.
+    included, is of a single-threaded process. A child sends one report over `ready`. An attendant
+    runs beside the children and outlives them; it is replaced however often it dies.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class Supervisor:
         drain_seconds: float,
         listeners: Sequence[socket.socket] = (),
         on_death: Callable[[int], None] = lambda _: None,
+        attendant: Callable[[], None] | None = None,
     ) -> None:
         """Make a supervisor; nothing is forked yet.
 
@@ -49,11 +56,15 @@ class Supervisor:
             drain_seconds: time they get to finish.
             listeners: sockets to close when stopping.
             on_death: told the process id of a child that died.
+            attendant: what the attendant runs, until SIGTERM; None: there is none.
         """
         self._serve = serve
         self._drain_seconds = drain_seconds
         self._listeners = listeners
         self._on_death = on_death
+        self._attend = attendant
+        self._attendant: ForkProcess | None = None
+        self._attend_at = 0.0
         self._children: dict[int, ForkProcess] = {}
         self._pipes: dict[Connection, int] = {}
         self._restarts: deque[float] = deque(maxlen=MAX_RESTARTS)
@@ -67,6 +78,7 @@ class Supervisor:
             signal.signal(stop, self._on_stop)
         for index in self._indexes:
             self._fork(index)
+        self._look_after_attendant()
 
     def watch(self, on_ready: Callable[[bytes], None]) -> bool:
         """Block until asked to stop (True) or until children die too often (False).
@@ -76,12 +88,14 @@ class Supervisor:
         """
         while not self._stopping:
             sentinels = {child.sentinel: i for i, child in self._children.items()}
-            events = wait([*sentinels, *self._pipes, self._waker])
-            for event in events:
+            attending = [] if self._attendant is None else [self._attendant.sentinel]
+            pause = ATTENDANT_PAUSE_SECONDS if self._attend and not attending else None
+            for event in wait([*sentinels, *self._pipes, *attending, self._waker], pause):
                 if isinstance(event, Connection):
                     self._read(event, on_ready)
                 elif event in sentinels and not self._replace(sentinels[event]):
                     return False
+            self._look_after_attendant()
         return True
 
     def stop(self) -> None:
@@ -93,11 +107,12 @@ class Supervisor:
             child.terminate()
         deadline = time.monotonic() + self._drain_seconds
         for child in self._children.values():
-            child.join(max(0.0, deadline - time.monotonic()))
-            if child.exitcode is None:
-                _log.error("API process did not drain in time", extra={"pid": child.pid})
-                child.kill()
-                child.join()
+            _end(child, deadline, "API process did not drain in time")
+        # Last, for what the others have left to it.
+        if self._attendant is not None:
+            self._attendant.terminate()
+            deadline = time.monotonic() + ATTENDANT_STOP_SECONDS
+            _end(self._attendant, deadline, "attendant did not finish in time")
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -123,6 +138,30 @@ class Supervisor:
         with contextlib.suppress(KeyboardInterrupt):
             self._serve(index, ready)
 
+    def _look_after_attendant(self) -> None:
+        """Start it, or another one once the dead one has been gone for a while."""
+        if self._attend is None or self._stopping:
+            return
+        now = time.monotonic()
+        if self._attendant is not None and self._attendant.exitcode is not None:
+            report = {"pid": self._attendant.pid, "exit_code": self._attendant.exitcode}
+            _log.error("attendant died; starting another", extra=report)
+            self._attendant, self._attend_at = None, now + ATTENDANT_PAUSE_SECONDS
+        if self._attendant is None and now >= self._attend_at:
+            self._attendant = get_context("fork").Process(target=self._as_attendant)
+            self._attendant.start()
+
+    def _as_attendant(self) -> None:
+        # Ctrl-C reaches the whole group; an attendant ends when the supervisor says so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for listener in self._listeners:
+            listener.close()
+        os.close(self._waker)
+        os.close(self._wakes)
+        assert self._attend is not None
+        self._attend()
+
     def _read(self, pipe: Connection, on_ready: Callable[[bytes], None]) -> None:
         with contextlib.suppress(EOFError):
             on_ready(pipe.recv_bytes())
@@ -145,3 +184,12 @@ class Supervisor:
         _log.error("API process died; starting another", extra=report)
         self._fork(index)
         return True
+
+
+def _end(child: ForkProcess, deadline: float, complaint: str) -> None:
+    """Wait for `child` until `deadline`, then kill it."""
+    child.join(max(0.0, deadline - time.monotonic()))
+    if child.exitcode is None:
+        _log.error(complaint, extra={"pid": child.pid})
+        child.kill()
+        child.join()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -180,10 +181,13 @@ class Outbox:
             return found
 
     def unshipped(self, limit: int) -> list[Stored]:
-        """The oldest messages that are not shipped, at most `limit`."""
+        """The oldest messages that are not shipped, at most `limit`.
+
+        A damaged one comes as it is, without its key and known now: whoever gets it refuses it.
+        """
         with self._environment.reading() as transaction:
             first = self._counter(transaction, self._shipped) + 1
-            return list(self._from(transaction, first, limit))
+            return list(self._from(transaction, first, limit, as_is=True))
 
     def backlog(self) -> int:
         """How many messages are not shipped."""
@@ -238,19 +242,23 @@ class Outbox:
                 yield _NUMBER.unpack(cursor.key()[len(prefix) :])[0]
                 there = cursor.next()
 
-    def _from(self, transaction: lmdb.Transaction, first: int, limit: int) -> Iterator[Stored]:
+    def _from(
+        self, transaction: lmdb.Transaction, first: int, limit: int, *, as_is: bool = False
+    ) -> Iterator[Stored]:
         with transaction.cursor(self._messages) as cursor:
             there = cursor.set_range(_NUMBER.pack(first))
             while there and limit > 0:
-                yield self._stored(_NUMBER.unpack(cursor.key())[0], cursor.value())
+                yield self._stored(_NUMBER.unpack(cursor.key())[0], cursor.value(), as_is=as_is)
                 there = cursor.next()
                 limit -= 1
 
-    def _stored(self, number: int, value: bytes) -> Stored:
+    def _stored(self, number: int, value: bytes, *, as_is: bool = False) -> Stored:
         try:
             known_us, length = _HEAD.unpack_from(value)
             key = value[_HEAD.size : _HEAD.size + length].decode("ascii")
         except (struct.error, UnicodeDecodeError) as error:
+            if as_is:
+                return Stored(number, "", time.time_ns() // 1_000, value)
             raise IntegrityError(
                 path=f"message {number} of {self._name} in {self._environment.folder}",
                 expected="that of a message with its key",
@@ -268,7 +276,7 @@ class Outbox:
             shipped = self._counter(transaction, self._shipped)
             old = [
                 stored
-                for stored in self._from(transaction, 1, EVICTED_AT_ONCE)
+                for stored in self._from(transaction, 1, EVICTED_AT_ONCE, as_is=True)
                 if stored.number <= shipped and (before_us is None or stored.known_us < before_us)
             ]
             for stored in old:

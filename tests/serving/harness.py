@@ -139,7 +139,14 @@ class RunningServer:
     def api_processes(self) -> list[int]:
         """Its children that answer requests."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        found = children.read_text().split()
+        return [int(pid) for pid in found if not _is_recorder(pid)]
+
+    def recorder(self) -> int:
+        """Its child that ships traces."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        (found,) = (int(pid) for pid in children.read_text().split() if _is_recorder(pid))
+        return found
 
     def readiness(self) -> dict[str, Any]:
         """GET /readyz of one of the processes."""
@@ -171,6 +178,10 @@ class RunningServer:
         """SIGTERM and wait; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=30)
+
+
+def _is_recorder(pid: str) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text().strip() == "ibook-recorder"
 
 
 @contextmanager

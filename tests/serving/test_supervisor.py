@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -77,3 +78,52 @@ def test_a_child_that_does_not_drain_is_killed() -> None:
         _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "did not drain" in log
+
+
+ATTENDED = """
+import os, signal, sys, time
+from ibook_serving.logs import configure_logging
+from ibook_serving.supervisor import Supervisor
+
+def serve(index, ready):
+    ready.send_bytes(b"begun")
+    signal.pause()
+
+def attend():
+    sys.stdout.write(f"attending {os.getpid()}\\n")
+    sys.stdout.flush()
+    def finish(*_):
+        sys.stdout.write("finished\\n")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, finish)
+    while True:
+        signal.pause()
+
+configure_logging()
+supervisor = Supervisor(serve, processes=1, drain_seconds=5, attendant=attend)
+supervisor.start()
+stopped = supervisor.watch(lambda report: None)
+supervisor.stop()
+sys.exit(0 if stopped else 1)
+"""
+
+
+def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ATTENDED],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            name, pid = process.stdout.readline().split()
+            assert name == "attending"
+            os.kill(int(pid), signal.SIGKILL)
+        assert process.stdout.readline().startswith("attending")
+        process.send_signal(signal.SIGTERM)
+        output, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    assert output == "finished\n"
+    assert log.count("attendant died; starting another") == 3
