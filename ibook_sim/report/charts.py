@@ -11,7 +11,7 @@ from typing import Final
 WIDTH: Final = 340
 HEIGHT: Final = 170
 LEFT: Final = 46
-RIGHT: Final = WIDTH - 10
+RIGHT: Final = WIDTH - 16
 TOP: Final = 10
 FLOOR: Final = HEIGHT - 34
 
@@ -44,17 +44,20 @@ class Scale:
         share = (value - low) / max(high - low, 1e-12)
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
 
+    def _log_ticks(self) -> list[float]:
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        steps = (1.0, 2.0, 5.0) if len(decades) <= 3 else (1.0,)
+        ticks = [n * 10.0**decade for decade in decades for n in steps]
+        within = [t for t in ticks if self.low * 0.999 <= t <= self.high * 1.001]
+        return within[:: max(1, math.ceil(len(within) / 7))]
+
     def _on(self, value: float) -> float:
         return math.log10(max(value, self.low)) if self.log else value
 
     def ticks(self) -> list[float]:
         """Three to six round values."""
         if self.log:
-            decades = range(
-                math.ceil(math.log10(self.low) - 1e-9),
-                math.floor(math.log10(self.high) + 1e-9) + 1,
-            )
-            return [10.0**n for n in decades[:: max(1, math.ceil(len(decades) / 6))]]
+            return self._log_ticks()
         step = _round_step((self.high - self.low) / 4)
         lowest = math.ceil(self.low / step - 1e-9)
         count = math.floor(self.high / step + 1e-9) - lowest + 1
@@ -83,14 +86,15 @@ def timeline(title: str, seconds: Values, series: Sequence[Series], *, unit: str
 
 def distribution(points: Sequence[Sequence[float]], *, limit: float | None) -> str:
     """Share of orders answered within a time, on a logarithmic axis."""
-    low, high = points[0][0], points[-1][0]
+    p50, p99, longest = (_at(points, share) for share in (0.5, 0.99, 1.0))
+    high = longest if limit is None else max(longest, limit)
+    # The fastest twentieth would take half of a logarithmic axis.
+    low = _at(points, 0.05)
     x = Scale(_decade(low, down=True), _decade(high, down=False), LEFT, RIGHT, log=True)
     y = Scale(0.0, 1.0, FLOOR, TOP)
     marks = "".join(
-        f'<circle class="dot" r="3" cx="{x.at(ms):.1f}" cy="{y.at(share):.1f}"/>'
-        f'<text x="{x.at(ms) - 5:.1f}" y="{y.at(share) + (14 if share > 0.9 else 3):.1f}" '
-        f'text-anchor="end">p{share * 100:g} {short(ms)} ms</text>'
-        for share, ms in ((0.5, _at(points, 0.5)), (0.99, _at(points, 0.99)))
+        f'<circle class="dot" r="3.5" cx="{x.at(ms):.1f}" cy="{y.at(share):.1f}"/>'
+        for share, ms in ((0.5, p50), (0.99, p99))
     )
     if limit is not None:
         across = x.at(limit)
@@ -99,12 +103,12 @@ def distribution(points: Sequence[Sequence[float]], *, limit: float | None) -> s
         )
     line = Series("share answered", [share for _, share in points])
     drawn = _path(line, [ms for ms, _ in points], x, y)
-    p50, p99 = short(_at(points, 0.5)), short(_at(points, 0.99))
     return figure(
         "Latency, distribution",
         _axes(x, y, "ms, logarithmic") + drawn + marks,
-        unit="share answered within" + (" · dashed: limit for p99" if limit else ""),
-        about=f"Distribution of latency: half within {p50} ms, 99 % within {p99} ms",
+        unit=f"share answered within · p50 {short(p50)} ms, p99 {short(p99)} ms"
+        + (" · dashed: limit for p99" if limit else ""),
+        about=f"Distribution of latency: half within {short(p50)} ms, 99 % within {short(p99)} ms",
     )
 
 

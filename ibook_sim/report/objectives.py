@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
 Found = Mapping[str, Any]
 
+_SIGNS: Final = {"at most": "≤", "at least": "≥"}
 _SAME: Final = 1e-3
 """Relative change up to which two figures count as the same."""
 
@@ -62,19 +63,21 @@ class Before:
 def objectives(found: Found, before: Before) -> str:
     """All checks of the run, broken ones first."""
     checks = sorted(found["checks"], key=lambda check: bool(check["passed"]))
-    head = '<th scope="col">previous</th>' if before.found else ""
-    rows = "".join(_row(check, before) for check in checks)
+    parts = {part["scenario"] for part in found["parts"]} if len(found["parts"]) > 1 else set()
+    folded = [c for c in checks if c["passed"] and c["name"].rpartition(": ")[2] in parts]
+    shown = [check for check in checks if check not in folded]
+    if not folded:
+        return f'<div class="card wide">{_table(shown, before)}</div>'
     return (
-        '<div class="card wide"><table class="rows"><thead><tr><th scope="col">objective</th>'
-        '<th scope="col" class="bar">against its limit</th><th scope="col">value</th>'
-        f'<th scope="col">limit</th>{head}<th scope="col">verdict</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<div class="card wide">{_table(shown, before)}</div>'
+        f'<details class="card wide more"><summary>{len(folded)} more hold, part by part</summary>'
+        f"{_table(folded, before)}</details>"
     )
 
 
 def gauge(value: float | None, limit: float, *, good: bool) -> str:
     """A bar of `value` with a mark at `limit`; what is beyond the scale fills it."""
-    top = max(limit * 1.6, min(value or 0.0, limit * 4.0), 1e-9) if limit > 0 else 1.0
+    top = max(limit * 1.6, min(value or 0.0, limit * 4.0))
     filled = min(max((value or 0.0) / top, 0.0), 1.0)
     shown = f"{number(value)}, limit {number(limit)}"
     return (
@@ -89,13 +92,25 @@ def number(value: object) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) else "not measured"
 
 
+def _table(checks: Sequence[Found], before: Before) -> str:
+    head = '<th scope="col">previous</th>' if before.found else ""
+    rows = "".join(_row(check, before) for check in checks)
+    return (
+        '<table class="rows"><thead><tr><th scope="col">objective</th>'
+        '<th scope="col" class="bar">against its limit</th><th scope="col">value</th>'
+        f'<th scope="col">limit</th>{head}<th scope="col">verdict</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
 def _row(check: Found, before: Before) -> str:
     word, sign = ("passed", "✓") if check["passed"] else ("failed", "✗")
-    limit = max(check["limit"], 0.0)
-    bar = gauge(check["value"], limit, good=check["passed"])
+    limit = check["limit"]
+    # Nothing lies between a value and a limit of nought.
+    bar = gauge(check["value"], limit, good=check["passed"]) if limit > 0.0 else ""
     return (
         f'<tr><th scope="row">{escape(check["name"])}<small>{escape(check["about"])}</small></th>'
         f'<td class="bar">{bar}</td><td data-name="value">{number(check["value"])}</td>'
-        f'<td data-name="limit">{check["sense"]} {number(check["limit"])}</td>'
+        f'<td data-name="limit">{_SIGNS[check["sense"]]} {number(check["limit"])}</td>'
         f'{before.cell(check)}<td class="mark {word}">{sign} {word}</td></tr>'
     )

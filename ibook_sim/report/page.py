@@ -166,8 +166,8 @@ def _against_truth(found: Found) -> str:
     rows = "".join(_truth_row(name, counts) for name, counts in found["confusion"].items())
     precision = found["average_precision"]
     return f"""<section><h2>Decisions against the truth</h2>
-<p><span class="key right">right</span><span class="key wrong">wrong</span>
-<span class="key none">without an answer</span></p>
+<p><span class="key r">right</span><span class="key w">wrong</span>
+<span class="key n">without an answer</span></p>
 <div class="card wide"><table class="rows"><thead><tr><th scope="col">truth</th>
 <th scope="col" class="bar">share</th><th scope="col">passed</th><th scope="col">held</th>
 <th scope="col">unanswered</th></tr></thead><tbody>{rows}</tbody></table></div>
@@ -184,7 +184,7 @@ def _holding(found: Found) -> str:
 def _truth_row(name: str, counts: Mapping[str, int]) -> str:
     total = max(sum(counts.values()), 1)
     right, wrong = ("passed", "held") if name == "legit" else ("held", "passed")
-    kinds = (("right", right), ("wrong", wrong), ("none", "unanswered"))
+    kinds = (("r", right), ("w", wrong), ("n", "unanswered"))
     bars = "".join(
         f'<i class="{style}" style="width:{100 * counts[key] / total:.2f}%"></i>'
         for style, key in kinds

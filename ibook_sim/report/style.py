@@ -18,7 +18,7 @@ main{max-width:1120px;margin:0 auto;padding:20px 20px 48px}
 header p{margin:0}.over{color:var(--soft);font-size:.85rem}
 h1{margin:.1em 0;font-size:1.75rem;line-height:1.2;letter-spacing:-.01em}
 h2{margin:2em 0 .6em;font-size:1.15rem}section>p,.note{color:var(--soft);margin:.6em 0;
-max-width:75ch}small{color:var(--soft);font-size:.82rem;font-weight:400}
+max-width:95ch}small{color:var(--soft);font-size:.82rem;font-weight:400}
 .card,figure{background:var(--card);border:1px solid var(--rule);border-radius:12px;margin:0}
 .verdict{display:flex;gap:14px;align-items:center;margin:16px 0 12px;padding:16px 18px;
 border-radius:12px;border:1px solid}
@@ -39,8 +39,8 @@ min-height:1.5em}
 .key{display:inline-flex;align-items:center;gap:5px;margin-right:12px;font-size:.82rem}
 .key::before{content:"";width:12px;height:3px;border-radius:2px;background:var(--none)}
 .key.a::before{background:var(--a)}.key.b::before{background:var(--b)}
-.key.right::before{background:var(--right);height:10px}
-.key.wrong::before{background:var(--wrong);height:10px}.key.none::before{height:10px}
+.key.r::before{background:var(--right);height:10px}
+.key.w::before{background:var(--wrong);height:10px}.key.n::before{height:10px}
 svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.line.a{stroke:var(--a)}
 .line.b{stroke:var(--b)}.line.bad{stroke:var(--bad)}
@@ -54,24 +54,27 @@ th:first-child,td:first-child{text-align:left}tbody th{font-weight:600}
 tbody th small{display:block}td.bar,th.bar{width:34%;text-align:left}
 .stack,.gauge{position:relative;display:flex;height:12px;border-radius:6px;overflow:hidden;
 background:var(--grid);min-width:90px}.gauge{overflow:visible}
-.stack i{display:block;height:100%}.right{background:var(--right)}.wrong{background:var(--wrong)}
-.none{background:var(--none)}.gauge i{display:block;height:100%;border-radius:6px;
+.stack i{display:block;height:100%}.stack .r{background:var(--right)}
+.stack .w{background:var(--wrong)}.stack .n{background:var(--none)}
+.gauge i{display:block;height:100%;border-radius:6px;
 background:var(--right)}.gauge.off i{background:var(--wrong)}
 .gauge u{position:absolute;top:-3px;bottom:-3px;width:2px;background:var(--ink)}
-.mark{white-space:nowrap;font-weight:600}.better{color:var(--good)}.worse{color:var(--bad)}
+.mark{font-weight:600}.mark,td:not(.bar){white-space:nowrap}.better{color:var(--good)}.worse{color:var(--bad)}
 code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,monospace;font-size:.82rem}
 code{overflow-wrap:anywhere}pre{margin:0;padding:0 14px 14px;white-space:pre-wrap;
-overflow-wrap:anywhere}.facts{padding:12px 14px}.facts p{margin:0 0 6px}
+overflow-wrap:anywhere}.more{margin-top:10px}.facts{padding:12px 14px}.facts p{margin:0 0 6px}
 summary{padding:12px 14px;cursor:pointer;font-weight:600;border-radius:12px}
 :focus-visible{outline:3px solid var(--a);outline-offset:2px}
 @media(max-width:640px){main{padding:14px 14px 36px}h1{font-size:1.45rem}
 .tiles{grid-template-columns:1fr 1fr}.tiles dd{font-size:1.15rem}
+.tiles div:last-child:nth-child(odd){grid-column:1/-1}
 .rows thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 .rows,.rows tbody{display:block}.rows tr{display:grid;grid-template-columns:1fr auto;gap:2px 12px;
 padding:10px 14px}.rows tr+tr,.rows tbody tr:first-child{border-top:1px solid var(--rule)}
 .rows tbody tr:first-child{border-top:0}.rows tr>*,.rows tbody tr:first-child>*{display:block;
 padding:0;border:0;width:auto}.rows tbody th{grid-column:1/-1}
-.rows td.bar{grid-column:1/-1;margin:4px 0}.rows td{text-align:left}
+.rows td.bar{grid-column:1/-1;margin:4px 0}.rows td:not(.bar){text-align:left;white-space:normal}
+.rows td.bar:empty{display:none}
 .rows td.mark{text-align:right;grid-column:2}
 .rows td[data-name]::before{content:attr(data-name) " ";color:var(--soft);font-weight:400}}
 @media print{body{background:#fff}.card,figure{break-inside:avoid}}

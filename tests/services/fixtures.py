@@ -2,7 +2,7 @@
 
 `broker` runs a test on the development broker and on Apache Kafka, `kafka` and `dev_broker` on one
 of them, `redis_service` (`redis_url`) on Redis; `durable_redis` keeps acknowledged writes over
-`.kill()` and `.start()`. Tests may stop, kill or pause what they were given.
+`.kill()` and `.start()`. Tests may stop, kill or pause what they were given. `browser` is Chromium.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.services.brokers import BrokerService, DevBrokerService, KafkaService
+from tests.services.browser import BrowserService
 from tests.services.redis_server import RedisService
 
 
@@ -42,6 +43,17 @@ def _redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisService]:
         yield service
     finally:
         service.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[BrowserService]:
+    """A real browser, with a fresh page for each look."""
+    BrowserService.require()
+    service = BrowserService()
+    try:
+        yield service
+    finally:
+        service.close()
 
 
 @pytest.fixture
