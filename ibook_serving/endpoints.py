@@ -71,10 +71,7 @@ class Endpoints:
                     )
                 },
                 problems={
-                    400: "Malformed JSON: the body cannot be read",
-                    408: "Body timeout: the body did not arrive in time",
                     413: f"Too large: more than {limits}",
-                    422: "Invalid field: names the path, the value and what is allowed",
                     500: "Internal error: the cause is in the server's log",
                     503: "Not ready or overloaded: no model is promoted, or Retry-After says when "
                     "to come back",
@@ -142,7 +139,6 @@ class Endpoints:
                     403: "Closed: the server has no IBOOK_ADMIN_KEY",
                     409: "Not serving that version: the expected version is not what is promoted, "
                     "or it was refused",
-                    422: "Invalid field: names the path, the value and what is allowed",
                     503: "Not ready: no model is promoted",
                 },
             ),

@@ -15,6 +15,15 @@ from ibook_serving.problems import PROBLEM_TYPE, ProblemDocument
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+BODY_PROBLEMS: Final = {
+    400: "Malformed JSON: the body cannot be read",
+    408: "Body timeout: the body did not arrive in time",
+    413: "Body too large: more bytes than this server takes",
+    422: "Invalid field: names the path, the value and what is allowed",
+}
+"""How every route that reads a body can refuse it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One documented answer of a route."""
@@ -49,7 +58,8 @@ class RouteSpec:
     parameters: tuple[Mapping[str, object], ...] = ()
     security: tuple[str, ...] = ()
     problems: Mapping[int, str] = field(default_factory=dict)
-    """Status and cause of the problem documents this route answers with."""
+    """Status and cause of the problem documents this route answers with; BODY_PROBLEMS are
+    added to those of a route with a body."""
 
 
 def json_response(document: msgspec.Struct, status: int = 200) -> Response:
@@ -97,6 +107,7 @@ def openapi_document(routes: tuple[RouteSpec, ...], *, version: str) -> dict[str
 
 def _operation(route: RouteSpec, method: str) -> dict[str, object]:
     name = route.path.strip("/").replace("/", "_") or "root"
+    refused = route.problems if route.body is None else {**BODY_PROBLEMS, **route.problems}
     operation: dict[str, object] = {
         "operationId": f"{method.lower()}_{name}",
         "summary": route.summary,
@@ -105,7 +116,7 @@ def _operation(route: RouteSpec, method: str) -> dict[str, object]:
             **{str(code): _answer(answer) for code, answer in route.answers.items()},
             **{
                 str(code): _problem(code, why)
-                for code, why in route.problems.items()
+                for code, why in sorted(refused.items())
                 if code not in route.answers
             },
         },
