@@ -13,8 +13,10 @@ from ibook_assets.defs.features import feature_assets
 from ibook_assets.defs.log import log_assets
 from ibook_assets.defs.log_landing import log_sensors
 from ibook_assets.defs.model import model_assets
+from ibook_assets.defs.monitoring import drift_assets, drift_schedule
 from ibook_assets.defs.raw import raw_assets
 from ibook_assets.defs.resources import LakeResource, OnlineResource
+from ibook_assets.defs.retraining import retraining_sensors
 from ibook_assets.defs.schedules import jobs_and_schedules
 from ibook_assets.defs.serving import serving_assets
 from ibook_assets.defs.simulation import simulation_assets
@@ -44,15 +46,16 @@ def build_defs(
             *skew_assets(chosen),
             *model_assets(chosen),
             *serving_assets(chosen),
+            *drift_assets(chosen),
             *simulation_assets(chosen),
         ],
         asset_checks=feature_checks(),
-        sensors=log_sensors(chosen),
+        sensors=[*log_sensors(chosen), *retraining_sensors(chosen)],
         resources={**_resources(chosen), **(overrides or {})},
         # Steps of one run share worlds, files and compiled kernels; a process each would not.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(graph, jobs_and_schedules(chosen))
+    return dg.Definitions.merge(graph, jobs_and_schedules(chosen), drift_schedule())
 
 
 def _resources(settings: Settings) -> dict[str, Any]:

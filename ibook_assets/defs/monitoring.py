@@ -46,13 +46,12 @@ def drift_key(use_case: UseCase) -> dg.AssetKey:
     return dg.AssetKey([use_case.name, FEATURE_DRIFT])
 
 
-def drift_schedule(settings: Settings) -> dg.Definitions:
+def drift_schedule() -> dg.Definitions:
     """The daily monitoring job; its schedule starts switched off, as the others do."""
     job = dg.define_asset_job(
         MONITORING_JOB,
         selection=dg.AssetSelection.groups(DRIFT),
         description="Features of one day against what the champion learnt from.",
-        partitions_def=daily(settings),
     )
     schedule = dg.build_schedule_from_partitioned_job(
         job, hour_of_day=1, minute_of_hour=30, name="daily_drift_monitoring"
@@ -65,7 +64,7 @@ def _feature_drift(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition
 
     @dg.asset(
         key=key,
-        deps=[[use_case.name, "promotion"], *(["features", view] for view in use_case.views)],
+        deps=[[use_case.name, "training_set"], *(["features", view] for view in use_case.views)],
         group_name=DRIFT,
         owners=[ML_PLATFORM],
         kinds={"numpy", "evidently"},
