@@ -129,6 +129,11 @@ format: $(STAMP) ## Format the code and mend what lint can mend
 bench: $(BENCH_STAMP) ## Measure against named peers (writes reports/bench)
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: load
+load: $(BENCH_STAMP) ## Locust against a running server (API_BASE_URL, IBOOK_LOAD_RPS=1000, seconds=60)
+	@$(BIN)/locust -f bench/locustfile.py --headless --host $${API_BASE_URL:-http://127.0.0.1:8000} \
+	--users $$(( $${IBOOK_LOAD_RPS:-1000} / 10 )) --spawn-rate 100 --run-time $(or $(seconds),60)s --reset-stats
+
 .PHONY: audit
 audit: $(STAMP) ## Known vulnerabilities of the locked packages, and an SBOM in reports/
 	@mkdir -p reports
