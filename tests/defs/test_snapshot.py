@@ -11,10 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.features.spec import SOURCES
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import TRUTH_ORDERS
 from ibook_assets.definitions import build_defs
 
 SNAPSHOT = Path(__file__).with_name("graph.txt")
@@ -48,16 +45,3 @@ def test_the_graph_is_the_one_that_was_agreed_on(small: Settings) -> None:
         SNAPSHOT.write_text("\n".join(found) + "\n")
         pytest.skip(f"wrote {SNAPSHOT}")
     assert found == SNAPSHOT.read_text().splitlines(), "see the top of this file if it is meant"
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_what_a_feature_can_read_has_no_column_of_the_truth(source: str) -> None:
-    shared = {TRUTH_ORDERS.time_column, *TRUTH_ORDERS.key}
-    told = set(TRUTH_ORDERS.column_names) - shared
-    assert told == {"archetype", "posterior", "row_posterior"}
-    assert not told & set(SOURCES[source].column_names)
-
-
-def test_no_feature_is_called_like_a_truth() -> None:
-    truths = {"archetype", "posterior", "row_posterior"}
-    assert not truths & {name for view in FEATURE_VIEWS for name in view.feature_names}
