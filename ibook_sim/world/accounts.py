@@ -4,6 +4,9 @@
 it is closed at random and followed by a new one, so ages stay stationary for ever. Abusers'
 accounts carry an activity and tastes too, drawn alike and never used, so that neither tells
 them apart.
+
+Source: Schmittlein, Morrison and Colombo (1987), "Counting your customers": Poisson orders at
+unequal rates until the customer leaves. The law of the rates and all numbers are assumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What a simulated world is made from: one frozen, validated object."""
+"""What a simulated world is made from: one frozen, validated object.
+
+Numbers are assumed unless a `Source:` stands beside them; docs/world.md compares both kinds with
+what has been published.
+"""
 
 from __future__ import annotations
 

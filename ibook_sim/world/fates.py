@@ -20,7 +20,10 @@ from ibook_sim.world.randomness import Floats, Ints, Stream, Words, jit, philox,
 CHARGEBACK_MEDIAN_DAYS: Final = 21.0
 CHARGEBACK_SIGMA: Final = 0.6
 CHARGEBACK_LIMIT_DAYS: Final = 120
-"""Card schemes accept no dispute later than this."""
+"""No dispute is accepted later than this.
+
+Source: Visa, dispute condition 10.4 (other fraud, card-absent environment).
+"""
 REFUND_MEAN_DAYS: Final = 5.0
 REFUND_LIMIT_DAYS: Final = 30
 PARTIAL_REFUND: Final = 0.15

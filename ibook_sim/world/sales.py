@@ -17,7 +17,10 @@ from ibook_sim.world.randomness import Floats, Ints, Stream, generator
 def sale_curve(lead_days: Ints) -> Floats:
     """Shape (n, MAX_LEAD_DAYS): share of an event's demand on each day of its sale.
 
-    A burst when the sale opens, a plateau, and a rise in the last week.
+    A burst when the sale opens, a plateau, and a rise in the last week: the cycle that ticket
+    sellers describe. The weights are assumed.
+
+    Source: LineUp (2018), "Event marketing: when do people buy tickets?".
     """
     t = np.arange(MAX_LEAD_DAYS)[None, :]
     lead = lead_days[:, None]
