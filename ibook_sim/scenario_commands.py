@@ -135,10 +135,14 @@ def run_all(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Run every scenario offline; Ctrl-C keeps what has been run. Exit code 1 when one fails."""
+    """Run every scenario offline; Ctrl-C keeps what has been run. Exit code 1 when one fails.
+
+    A model is judged by the scenarios that have a history before their orders.
+    """
     plans = [
         planned(item, seed=_seed(seed), duration_seconds=seconds_asked(duration))
         for item in scenarios().values()
+        if not (model and item.recorded)
     ]
     if dry_run:
         _show_plans(plans, as_json=as_json)

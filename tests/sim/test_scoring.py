@@ -231,6 +231,15 @@ def test_the_run_names_the_promoted_model(home: Settings, bundle: ModelBundle) -
     assert json.loads(done.stdout)["scorer"] == "promoted fraud model fraud-v1"
 
 
+def test_recorded_days_are_left_out_when_a_model_is_judged() -> None:
+    asked = ["run-all", "--dry-run", "--json"]
+    alone, with_model = (
+        {plan["scenario"] for plan in json.loads(CliRunner().invoke(app, [*asked, *more]).stdout)}
+        for more in ([], ["--model", "champion"])
+    )
+    assert alone - with_model == {"replay"}
+
+
 def test_a_damaged_promoted_model_scores_nothing(home: Settings, bundle: ModelBundle) -> None:
     record = promote(home, bundle)
     trees = Path(home.lake) / record.model.artefact.uri / "model.ubj"
