@@ -26,6 +26,7 @@ def main() -> None:
     day = date(2026, 1, 5)
     raw, events = world.day(day), world.catalogue(day).events
     world.truth([day])
+    world.expected_sales(0)
     earlier = raw.transactions["transaction_id"].slice(0, 0)
     orders = build_transactions(raw.transactions, earlier_ids=earlier, events=events).table
     sources = {
