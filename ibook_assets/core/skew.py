@@ -8,7 +8,7 @@ orders that should have a logged vector and have none.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,13 +59,15 @@ _VALUE_BYTES: Final = 4
 _HASH_BITS: Final = 53
 
 
-def definition_of(features: Sequence[str]) -> str:
+def definition_of(features: Sequence[str], spec_hashes: Mapping[str, str] | None = None) -> str:
     """What a logged vector of `features` (`view:feature` each) means, as a hash prefix.
 
-    It changes with the names, their order and every definition of a view among them.
+    It changes with the names, their order and every definition of a view among them, which are
+    this code's own unless `spec_hashes` says how the views were defined.
     """
-    views = dict.fromkeys(name.partition(":")[0] for name in features)
-    meaning = {"features": list(features), "views": {v: view(v).spec_hash for v in views}}
+    names = dict.fromkeys(name.partition(":")[0] for name in features)
+    views = {v: spec_hashes[v] if spec_hashes else view(v).spec_hash for v in names}
+    meaning = {"features": list(features), "views": views}
     text = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
     return sha256_hex(text.encode())[:_DEFINITION_CHARACTERS]
 

@@ -177,7 +177,7 @@ class Outbox:
             for number in self._numbers(transaction, key):
                 value = transaction.get(_NUMBER.pack(number), db=self._messages)
                 if value is not None:
-                    found.append(self._stored(number, value))
+                    found.append(self._stored(number, bytes(value)))
             return found
 
     def unshipped(self, limit: int) -> list[Stored]:
@@ -238,8 +238,8 @@ class Outbox:
             return
         with transaction.cursor(self._keys) as cursor:
             there = cursor.set_range(prefix)
-            while there and cursor.key().startswith(prefix):
-                yield _NUMBER.unpack(cursor.key()[len(prefix) :])[0]
+            while there and (found := bytes(cursor.key())).startswith(prefix):
+                yield _NUMBER.unpack(found[len(prefix) :])[0]
                 there = cursor.next()
 
     def _from(
@@ -248,7 +248,8 @@ class Outbox:
         with transaction.cursor(self._messages) as cursor:
             there = cursor.set_range(_NUMBER.pack(first))
             while there and limit > 0:
-                yield self._stored(_NUMBER.unpack(cursor.key())[0], cursor.value(), as_is=as_is)
+                number = _NUMBER.unpack(cursor.key())[0]
+                yield self._stored(number, bytes(cursor.value()), as_is=as_is)
                 there = cursor.next()
                 limit -= 1
 
