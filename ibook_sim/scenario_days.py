@@ -19,8 +19,8 @@ from ibook_sim.world import DayTables
 
 
 def scenarios_with_days() -> list[str]:
-    """Names of the scenarios that are one world; a mix is several, and has no days of its own."""
-    return [name for name, item in scenarios().items() if not item.parts]
+    """Names of the scenarios that are one world; a mix is several, and a recording none."""
+    return [name for name, item in scenarios().items() if not (item.parts or item.recorded)]
 
 
 class ScenarioDays:
@@ -34,13 +34,16 @@ class ScenarioDays:
         """Days of `item` under `seed`, from `start_date` (else the scenario's own) on.
 
         Raises:
-            ContractError: `item` is a mix.
+            ContractError: `item` is a mix or a recording.
         """
         if item.parts:
             msg = (
                 f"{item.name!r} mixes worlds whose identifiers would meet, so it has no days; "
                 f"take those of its parts: {', '.join(part.scenario for part in item.parts)}"
             )
+            raise ContractError(msg)
+        if item.recorded:
+            msg = f"{item.name!r} plays recorded days; read those, they are what it sends"
             raise ContractError(msg)
         self.scenario = item
         self.seed = seed

@@ -121,10 +121,10 @@ def test_a_late_start_moves_the_whole_world() -> None:
         days.arriving(TRANSACTIONS, start - timedelta(days=1))
 
 
-def test_a_mix_has_no_days_and_says_whose_to_take() -> None:
-    assert set(scenarios()) - set(scenarios_with_days()) == {
-        name for name, item in scenarios().items() if item.parts
-    }
+def test_a_mix_and_a_recording_have_no_days_and_say_whose_to_take() -> None:
+    assert set(scenarios()) - set(scenarios_with_days()) == {"mix", "replay"}
+    with pytest.raises(ContractError, match="recorded days; read those"):
+        ScenarioDays(scenario("replay"), seed=7)
     with pytest.raises(ContractError, match="those of its parts: normal-traffic, flash-sale"):
         ScenarioDays(scenario("mix"), seed=7)
 
