@@ -55,8 +55,9 @@ def calibration_table(
     """The bins that hold orders, by rising probability.
 
     An account's orders stand or fall together, so in each bin an account counts with its first
-    order there. That choice uses nothing later than the order, so its probability still stands,
-    and orders of different accounts are independent.
+    order there. That choice uses nothing later than the order, so a probability that knows the
+    account's past still stands, and orders of different accounts are independent. A probability
+    that does not know it is held against accounts that have not been in the bin before.
 
     Args:
         fraud: shape (n,), the truth.

@@ -45,7 +45,7 @@ CHAMPION: Final = "champion"
 """Name of the promoted model on the command line."""
 HISTORY_DAYS: Final = 90
 """Days of a world before a model is asked: labels settle after 45, and risk features then look
-back over 30 days of them. Longer windows fill up as they do on a young platform."""
+back over 30 days of them. From here on a model's mean score no longer moves as windows fill up."""
 
 _NO_IDS: Final = array([], pa.int64())
 
