@@ -7,7 +7,7 @@ from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.blobs import open_blobs
 from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
-from ibook_serving.history import PublishedHistory
+from ibook_serving.history import open_history
 from ibook_serving.metrics import Metrics
 from ibook_serving.ports import NoRecorder, Recorder
 from ibook_serving.published import PublishedModels
@@ -31,7 +31,13 @@ def build_service(settings: Settings, metrics: Metrics) -> ScoringService:
     return ScoringService(
         FRAUD.name,
         deployments=Follower("model", models.newest, models.load, hide=blobs.uri),
-        features=PublishedHistory(settings.online_path, FRAUD.features),
+        features=open_history(
+            settings.live_store,
+            settings.online_path,
+            FRAUD.features,
+            source=settings.online_source,
+            timeout_ms=settings.online_timeout_ms,
+        ),
         feature_names=FRAUD.features,
         recorder=_recorder(settings),
         metrics=metrics,

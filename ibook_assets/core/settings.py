@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+OnlineSource = Literal["auto", "live", "snapshot"]
+
 UNKNOWN_SHA: Final = "unknown"
 """Stands for a commit that nobody told."""
 
@@ -50,6 +52,11 @@ class Settings(BaseSettings):
     online_url: str | None = None
     """Live online store: `redis://host:port/db`, `unix:///socket`, or a folder for the embedded
     one. Unset: `<home>/online-live`."""
+    online_source: OnlineSource = "auto"
+    """Where the scoring server reads history: the live store, the published snapshot, or the
+    fresher of the two, which is the snapshot while nobody streams."""
+    online_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """How long a scoring request waits for Redis before history comes from the snapshot."""
     feature_log_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of orders, by hash of their id, whose online features are logged and checked."""
 

@@ -12,7 +12,9 @@ from ibook_assets.core.facts import FACT_OUTCOMES, FACT_REFUNDS, FACT_TRANSACTIO
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import CATEGORIES, CHANNELS, EVENTS, TIERS, TableSpec
 from ibook_assets.core.times import DAY_US, HOUR_US
-from ibook_assets.stores.online import OnlineWriter, Published
+from ibook_assets.stores.online import LiveStore, OnlineWriter, Published
+from ibook_assets.stores.online.packed import packed_events
+from tests.stores.online.live_worlds import apply, publish
 
 AS_OF_US: Final = 20_500 * DAY_US
 USERS: Final = 30
@@ -22,6 +24,19 @@ ROWS: Final = 400
 
 def publish_history(settings: Settings, *, as_of_us: int = AS_OF_US, seed: int = 3) -> Published:
     """Publish forty days of orders, outcomes, refunds and views of a few users."""
+    sources, events = history_facts(as_of_us=as_of_us, seed=seed)
+    return OnlineWriter(settings.online_path).publish(sources, events, as_of_us=as_of_us)
+
+
+def fill_live(store: LiveStore, *, as_of_us: int = AS_OF_US, seed: int = 3) -> None:
+    """The same as a new generation of a live store, whose watermark becomes `as_of_us`."""
+    sources, events = history_facts(as_of_us=as_of_us, seed=seed)
+    publish(store, [(key, bytes(value), None) for key, value in packed_events(events)])
+    apply(store, sources, as_of_us)
+
+
+def history_facts(*, as_of_us: int, seed: int) -> tuple[dict[str, pa.Table], pa.Table]:
+    """Facts by table, and the catalogue."""
     rng = np.random.default_rng(seed)
     sources = {
         spec.name: _facts(spec, rng, as_of_us)
@@ -43,7 +58,7 @@ def publish_history(settings: Settings, *, as_of_us: int = AS_OF_US, seed: int =
         ],
         EVENTS.schema,
     )
-    return OnlineWriter(settings.online_path).publish(sources, events, as_of_us=as_of_us)
+    return sources, events
 
 
 def _facts(spec: TableSpec, rng: np.random.Generator, as_of_us: int) -> pa.Table:

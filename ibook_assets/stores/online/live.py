@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,8 +21,9 @@ from ibook_assets.stores.online.reading import (
     OnlineFeatures,
     Planner,
     Prepared,
-    Value,
+    Result,
     answer,
+    driven,
 )
 
 LIVE_FORMAT: Final = 1
@@ -35,6 +36,9 @@ _ATTEMPTS: Final = 5
 
 Entry = tuple[bytes, bytes, int | None]
 """Key, value and expiry of something stored."""
+
+
+_Asking = Generator[Sequence[bytes], "Reading", Result]
 
 
 class Write(NamedTuple):
@@ -123,8 +127,127 @@ class LiveMeta(msgspec.Struct, frozen=True):
         return found
 
 
-class SupersededError(Exception):
-    """Another generation was published between two steps; start again."""
+def progress_of(value: bytes | None) -> Progress:
+    """The value of PROGRESS_KEY, decoded; ContractError when it is gone."""
+    if value is None:
+        raise _lost(PROGRESS_KEY)
+    return Progress.decode(value)
+
+
+def meta_of(value: bytes | None) -> LiveMeta:
+    """The value of META_KEY, decoded; ContractError when it is gone or of another format."""
+    if value is None:
+        raise _lost(META_KEY)
+    return LiveMeta.decode(value)
+
+
+def _lost(key: bytes) -> ContractError:
+    return ContractError(f"the live store has lost its {key[1:].decode()}; {BACKFILL}")
+
+
+class LiveQuestions:
+    """Asks a live store for features, whoever reads the keys; safe for threads.
+
+    Each method is a generator: it yields keys and is sent their Reading.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Questions to the store at `address`, as messages name it."""
+        self._address = address
+        self._planner: tuple[int, Planner] | None = None
+        self._progress: tuple[bytes | None, Progress] = (None, Progress(0))
+
+    def fetching(
+        self, features: tuple[str, ...], rows: Sequence[Request], as_of_us: int | None
+    ) -> _Asking[OnlineFeatures]:
+        """The `features` of every row.
+
+        Args:
+            features: qualified names, `view:feature`.
+            rows: columns of facts/transactions; what is unknown is left out. The event's
+                attributes are taken from the catalogue, `known_ts` (the clock that row features
+                read) from the as-of time.
+            as_of_us: where windows end; the watermark when None, so that all of them are complete.
+                At most LATENESS_US before it; after it, the newest facts may be missing.
+
+        Raises:
+            UnknownFeatureError: no view defines a feature.
+            ContractError: a row or the time is not allowed, nothing is published yet, or the store
+                was filled with another definition of a view.
+            StoreUnavailableError: the store does not answer.
+        """
+        reading, prepared, found = yield from self._looking_up(features, rows)
+        positions = reading.values[0]
+        watermark_us = self._watermark_us(positions)
+        as_of = watermark_us if as_of_us is None else as_of_us
+        _require_remembered(as_of, watermark_us)
+        name = f"live-{reading.generation}-{reading.version}"
+        values = answer(prepared, found, as_of)
+        return OnlineFeatures(values, found.unknown, as_of, name, positions=positions or b"")
+
+    def fetching_as_of(
+        self, features: tuple[str, ...], rows: Sequence[Request], as_of: Ints
+    ) -> _Asking[Floats]:
+        """The `features` of every row, (rows, features), each as of its own time."""
+        reading, prepared, found = yield from self._looking_up(features, rows)
+        watermark_us = self._watermark_us(reading.values[0])
+        _require_remembered(int(as_of.min(initial=watermark_us)), watermark_us)
+        return answer(prepared, found, as_of)
+
+    def _watermark_us(self, stored: bytes | None) -> int:
+        # Progress changes with a commit; between two of them thousands of requests ask.
+        known, progress = self._progress
+        if stored is None or stored != known:
+            progress = progress_of(stored)
+            self._progress = stored, progress
+        return progress.watermark_us
+
+    def _looking_up(
+        self, features: tuple[str, ...], rows: Sequence[Request]
+    ) -> _Asking[tuple[Reading, Prepared, Found]]:
+        for _ in range(_ATTEMPTS):
+            generation, planner = self._planner or (yield from self._planning())
+            self._planner = generation, planner
+            try:
+                prepared = planner.prepare(features)
+            except ContractError:
+                # The next generation may have the right definitions.
+                self._planner = None
+                raise
+            steps = planner.looking_up(prepared, rows)
+            keys = next(steps)
+            while True:
+                reading = yield [PROGRESS_KEY, *keys]
+                if reading.generation != generation:
+                    self._planner = None
+                    break
+                try:
+                    keys = steps.send(reading.values[1:])
+                except StopIteration as done:
+                    return reading, prepared, done.value
+        msg = f"the live store {self._address} is published anew all the time; stop one backfill"
+        raise StoreUnavailableError(msg)
+
+    def _planning(self) -> _Asking[tuple[int, Planner]]:
+        reading = yield [META_KEY]
+        meta = meta_of(reading.values[0])
+        definition = Definition(
+            f"the live store {self._address}",
+            f"{BACKFILL} with this code",
+            meta.spec_hashes,
+            meta.layouts,
+            tuple(() for _ in meta.layouts),
+        )
+        return reading.generation, Planner(definition)
+
+
+def _require_remembered(as_of_us: int, watermark_us: int) -> None:
+    if as_of_us < watermark_us - LATENESS_US:
+        msg = (
+            f"as-of {as_of_us} is long before the live store's {watermark_us}, which has "
+            "forgotten older windows; read history from the feature tables of the lake"
+        )
+        raise ContractError(msg)
 
 
 class LiveStore(ABC):
@@ -137,8 +260,9 @@ class LiveStore(ABC):
     address: str
     """Where it is, without credentials."""
 
-    def __init__(self) -> None:
-        self._planner: tuple[int, Planner] | None = None
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._questions = LiveQuestions(address)
 
     @abstractmethod
     def read(self, keys: Sequence[bytes]) -> Reading:
@@ -193,7 +317,7 @@ class LiveStore(ABC):
 
     def meta(self) -> LiveMeta:
         """What the records of the published generation mean."""
-        return self._meta()[1]
+        return meta_of(self.read([META_KEY]).values[0])
 
     def require(self, views: Sequence[FeatureView] = FEATURE_VIEWS) -> LiveMeta:
         """The meta, if records are packed as `views` define them; ContractError otherwise."""
@@ -215,28 +339,8 @@ class LiveStore(ABC):
     def fetch(
         self, features: Sequence[str], rows: Sequence[Request], as_of_us: int | None = None
     ) -> OnlineFeatures:
-        """The `features` of every row.
-
-        Args:
-            features: qualified names, `view:feature`.
-            rows: columns of facts/transactions; what is unknown is left out. The event's
-                attributes are taken from the catalogue, `known_ts` (the clock that row features
-                read) from the as-of time.
-            as_of_us: where windows end; the watermark when None, so that all of them are complete.
-                At most LATENESS_US before it; after it, the newest facts may be missing.
-
-        Raises:
-            UnknownFeatureError: no view defines a feature.
-            ContractError: a row or the time is not allowed, nothing is published yet, or the store
-                was filled with another definition of a view.
-            StoreUnavailableError: the store does not answer.
-        """
-        reading, prepared, found = self._look_up(tuple(features), rows)
-        watermark_us = progress_of(reading.values[0]).watermark_us
-        as_of = watermark_us if as_of_us is None else as_of_us
-        self._require_remembered(as_of, watermark_us)
-        name = f"live-{reading.generation}-{reading.version}"
-        return OnlineFeatures(answer(prepared, found, as_of), found.unknown, as_of, name)
+        """The `features` of every row; see LiveQuestions.fetching."""
+        return driven(self._questions.fetching(tuple(features), rows, as_of_us), self.read)
 
     def fetch_as_of(self, features: Sequence[str], rows: Sequence[Request], as_of: Ints) -> Floats:
         """The `features` of every row, (rows, features), each as of its own time.
@@ -246,75 +350,7 @@ class LiveStore(ABC):
             rows: see `fetch`.
             as_of: (rows,) microseconds, none later than the watermark for complete windows.
         """
-        reading, prepared, found = self._look_up(tuple(features), rows)
-        watermark_us = progress_of(reading.values[0]).watermark_us
-        self._require_remembered(int(as_of.min(initial=watermark_us)), watermark_us)
-        return answer(prepared, found, as_of)
-
-    def _look_up(
-        self, features: tuple[str, ...], rows: Sequence[Request]
-    ) -> tuple[Reading, Prepared, Found]:
-        for _ in range(_ATTEMPTS):
-            try:
-                return self._look_up_once(features, rows)
-            except SupersededError:
-                self._planner = None
-        msg = f"the live store {self.address} is published anew all the time; stop one backfill"
-        raise StoreUnavailableError(msg)
-
-    def _look_up_once(
-        self, features: tuple[str, ...], rows: Sequence[Request]
-    ) -> tuple[Reading, Prepared, Found]:
-        generation, planner = self._planner = self._planner or self._plan()
-        last: list[Reading] = []
-
-        def read(keys: Sequence[bytes]) -> Sequence[Value]:
-            reading = self.read([PROGRESS_KEY, *keys])
-            if reading.generation != generation:
-                raise SupersededError
-            last[:] = [reading]
-            return reading.values[1:]
-
-        prepared = planner.prepare(features)
-        found = planner.look_up(prepared, rows, read)
-        return last[0], prepared, found
-
-    def _require_remembered(self, as_of_us: int, watermark_us: int) -> None:
-        if as_of_us < watermark_us - LATENESS_US:
-            msg = (
-                f"as-of {as_of_us} is long before the live store's {watermark_us}, which has "
-                "forgotten older windows; read history from the feature tables of the lake"
-            )
-            raise ContractError(msg)
-
-    def _plan(self) -> tuple[int, Planner]:
-        generation, meta = self._meta()
-        definition = Definition(
-            f"the live store {self.address}",
-            f"{BACKFILL} with this code",
-            meta.spec_hashes,
-            meta.layouts,
-            tuple(() for _ in meta.layouts),
-        )
-        return generation, Planner(definition)
-
-    def _meta(self) -> tuple[int, LiveMeta]:
-        reading = self.read([META_KEY])
-        value = reading.values[0]
-        if value is None:
-            raise _lost(META_KEY)
-        return reading.generation, LiveMeta.decode(value)
-
-
-def progress_of(value: bytes | None) -> Progress:
-    """The value of PROGRESS_KEY, decoded; ContractError when it is gone."""
-    if value is None:
-        raise _lost(PROGRESS_KEY)
-    return Progress.decode(value)
-
-
-def _lost(key: bytes) -> ContractError:
-    return ContractError(f"the live store has lost its {key[1:].decode()}; {BACKFILL}")
+        return driven(self._questions.fetching_as_of(tuple(features), rows, as_of), self.read)
 
 
 def first_entries(

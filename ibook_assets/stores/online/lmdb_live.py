@@ -168,8 +168,7 @@ class LmdbLiveStore(LiveStore):
     """
 
     def __init__(self, folder: Path, map_bytes: int = MAP_BYTES) -> None:
-        super().__init__()
-        self.address = str(folder)
+        super().__init__(str(folder))
         self._map_bytes = map_bytes
         self._sweep_from = b""
         self._wrote = False

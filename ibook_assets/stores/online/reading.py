@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,10 @@ Value = bytes | memoryview | None
 ReadKeys = Callable[[Sequence[bytes]], Sequence[Value]]
 """Values of some keys, all of one moment; None where there is none."""
 
+Asked = TypeVar("Asked")
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
 _PLANS: Final = 64
 """Feature lists whose plan is remembered."""
 
@@ -50,6 +54,18 @@ class OnlineFeatures:
     """What was read: a published snapshot, or generation and version of a live store."""
     degraded: tuple[str, ...] = ()
     """Why the answer is worse than it should be; empty when it is not."""
+    positions: bytes = b""
+    """How far the log was applied to the live store that was read, as it is stored there."""
+
+
+def driven(steps: Generator[Asked, Given, Result], give: Callable[[Asked], Given]) -> Result:
+    """What `steps` returns when each thing it asks for is given at once."""
+    asked = next(steps)
+    while True:
+        try:
+            asked = steps.send(give(asked))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
 
 
 class FeatureReader(Protocol):
@@ -156,7 +172,13 @@ class Planner:
         return found
 
     def look_up(self, prepared: Prepared, rows: Sequence[Request], read: ReadKeys) -> Found:
-        """Everything the store knows about `rows`, out of one call of `read`.
+        """Everything the store knows about `rows`, out of one call of `read`; see `looking_up`."""
+        return driven(self.looking_up(prepared, rows), read)
+
+    def looking_up(
+        self, prepared: Prepared, rows: Sequence[Request]
+    ) -> Generator[Sequence[bytes], Sequence[Value], Found]:
+        """Everything the store knows about `rows`, for whoever sends the values of yielded keys.
 
         An event's attributes can name an entity (its promoter) whose record is needed too. They
         are remembered, so that both are asked for together; only when that memory turns out to be
@@ -170,7 +192,7 @@ class Planner:
         while True:
             values = [_completed(row, attributes.get(row[event]), prepared) for row in given]
             keys = _keys(values, asked, prepared)
-            records = dict(zip(keys, read(keys), strict=True))
+            records = dict(zip(keys, (yield keys), strict=True))
             held = {e: _attributes(records[key_of(EVENT_PREFIX, e)]) for e in asked}
             if held == attributes:
                 return Found(values, *_gather(records, values, prepared))

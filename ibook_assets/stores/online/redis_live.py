@@ -46,8 +46,8 @@ from ibook_assets.stores.online.live import (
 EXPIRY_GRACE_US: Final = DAY_US
 """How much longer than its data need a key lives, and so how long writers may pause."""
 
-_VERSION: Final = b"ib:version"
-_CURRENT: Final = b"ib:current"
+VERSION_KEY: Final = b"ib:version"
+CURRENT_KEY: Final = b"ib:current"
 _NUMBERS: Final = b"ib:numbers"
 _WRITTEN: Final = b"ib:written"
 _GENERATION: Final = re.compile(rb"^ib(\d+):")
@@ -106,10 +106,7 @@ class RedisLiveStore(LiveStore):
 
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         """A store at `url` (`redis://host:port/db`, `unix:///socket`); connects when needed."""
-        super().__init__()
-        parts = urlsplit(url)
-        place = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-        self.address = f"{parts.scheme}://{place}"
+        super().__init__(shown_address(url))
         self._generation = 0
         self._redis: Any = redis.Redis.from_url(
             url,
@@ -126,10 +123,10 @@ class RedisLiveStore(LiveStore):
         """See LiveStore.read."""
         while True:
             generation = self._generation
-            prefix = _prefix(generation)
+            prefix = generation_prefix(generation)
             with self._explained():
                 version, current, *values = self._redis.mget(
-                    [_VERSION, _CURRENT, *(prefix + key for key in keys)]
+                    [VERSION_KEY, CURRENT_KEY, *(prefix + key for key in keys)]
                 )
             if current is None or version is None:
                 msg = f"the live store {self.address} is empty; {BACKFILL}"
@@ -147,8 +144,8 @@ class RedisLiveStore(LiveStore):
         progress = writes.get(PROGRESS_KEY)
         # The version tells the generation: where ours is an old one, so is the version.
         now_us = self._clock_us() if progress is None else _now_us(progress.data)
-        prefix = _prefix(self._generation)
-        keys = [_VERSION, _WRITTEN]
+        prefix = generation_prefix(self._generation)
+        keys = [VERSION_KEY, _WRITTEN]
         arguments: list[int | str | bytes] = [version, version + 1, EXPIRY_GRACE_US // 1_000_000]
         for key, write in writes.items():
             keys.append(prefix + key)
@@ -191,11 +188,11 @@ class RedisLiveStore(LiveStore):
     def load(self, generation: int, entries: Iterable[Entry]) -> int:
         """See LiveStore.load."""
         with self._explained():
-            progress = self._redis.get(_prefix(generation) + PROGRESS_KEY)
+            progress = self._redis.get(generation_prefix(generation) + PROGRESS_KEY)
         return self._fill(generation, entries, _now_us(progress))
 
     def _fill(self, generation: int, entries: Iterable[Entry], now_us: int) -> int:
-        prefix = _prefix(generation)
+        prefix = generation_prefix(generation)
         loaded = 0
         for chunk in _chunks(entries):
             with self._explained(), self._redis.pipeline(transaction=False) as pipeline:
@@ -208,7 +205,7 @@ class RedisLiveStore(LiveStore):
     def publish_generation(self, generation: int) -> None:
         """See LiveStore.publish_generation."""
         with self._explained():
-            newer = self._publish(keys=[_VERSION, _CURRENT, _WRITTEN], args=[generation])
+            newer = self._publish(keys=[VERSION_KEY, CURRENT_KEY, _WRITTEN], args=[generation])
             if newer:
                 msg = f"{self.address}: generation {newer} was published meanwhile; {BACKFILL}"
                 raise ConflictError(msg)
@@ -221,7 +218,7 @@ class RedisLiveStore(LiveStore):
         """See LiveStore.entries."""
         start = self.read([PROGRESS_KEY])
         now_us = progress_of(start.values[0]).watermark_us
-        prefix = _prefix(start.generation)
+        prefix = generation_prefix(start.generation)
         with self._explained():
             for keys in _chunks(self._redis.scan_iter(match=prefix + b"*", count=_CHUNK)):
                 with self._redis.pipeline(transaction=False) as pipeline:
@@ -253,7 +250,15 @@ class RedisLiveStore(LiveStore):
             raise StoreUnavailableError(msg) from error
 
 
-def _prefix(generation: int) -> bytes:
+def shown_address(url: str) -> str:
+    """`url` without credentials and options, for messages."""
+    parts = urlsplit(url)
+    place = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+    return f"{parts.scheme}://{place}"
+
+
+def generation_prefix(generation: int) -> bytes:
+    """What the keys of a generation begin with."""
     return b"ib%d:" % generation
 
 
