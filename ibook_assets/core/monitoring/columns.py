@@ -54,8 +54,11 @@ class ColumnBins:
             inner = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)[1:-1]))
         else:
             inner = (distinct[1:] + distinct[:-1]) / 2
-        bounds = np.array([np.finfo(np.float64).min, np.inf])
-        return cls(kind, np.unique(np.concatenate([bounds[:1], inner, bounds[1:]])))
+        bounds = [np.finfo(np.float64).min, np.inf]
+        if finite.size:
+            # Bins of their own for what lies beyond the reference: a constant may jump.
+            bounds += [finite.min(), np.nextafter(finite.max(), np.inf)]
+        return cls(kind, np.unique(np.concatenate([inner, bounds])))
 
     @property
     def size(self) -> int:
