@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from ibook_assets.core.monitoring import DriftDecision
 from ibook_sim.drift import Divergence, Drift, DriftedShare
 from ibook_sim.scenarios import Scenario
 from ibook_sim.world.randomness import Bools, Floats, Ints
@@ -102,6 +103,8 @@ class PartFound:
     divergences: tuple[Divergence, ...]
     """Of each column from the undrifted twin; empty for recorded days, which have none."""
     drifted: tuple[DriftedShare, ...]
+    platform: DriftDecision | None
+    """What the platform's monitoring says of them; None without a twin."""
     labels: Labels | None = None
     recording: tuple[str, str] | None = None
     """Digests of the orders when they were recorded and when they were read back."""

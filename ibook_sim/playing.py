@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Final, Protocol
 
@@ -26,6 +26,7 @@ from ibook_sim.findings import UNKNOWN_TRUTH, Books, PartFound, Seen
 from ibook_sim.labels import labels_of
 from ibook_sim.recordings import Recording, rows_digest
 from ibook_sim.scenarios import Scenario
+from ibook_sim.watching import platform_drift
 from ibook_sim.world import World
 from ibook_sim.world.orders import TIER_PERCENT
 from ibook_sim.world.randomness import Bools, Floats, Ints
@@ -141,6 +142,7 @@ def of_world(
         books=_books(sent, world.catalogue(days[-1]).events, _oversold(world, days[-1])),
         divergences=_divergences(before, sent),
         drifted=_drifted(world, days),
+        platform=platform_drift(before, sent),
         labels=labels_of(sent, days, world, item.chaos, seed=seed) if judged else None,
     )
     return _orders(sent, truth, np.asarray(score, dtype=np.float64), found)
@@ -164,6 +166,7 @@ def of_recording(item: Scenario, recording: Recording, count: int | None = None)
         books=_books(sent, events, oversold),
         divergences=(),
         drifted=(),
+        platform=None,
         recording=digests,
     )
     return _orders(sent, None if truth is None else truth.slice(0, count), None, found)
@@ -179,10 +182,7 @@ def delivered(found: PartFound, delivery: Delivery) -> PartFound:
         duplicated=delivery.duplicated,
         arrived=delivery.rows.num_rows,
     )
-    return PartFound(
-        found.scenario, found.orders, books, found.divergences, found.drifted,
-        found.labels, found.recording,
-    )  # fmt: skip
+    return replace(found, books=books)
 
 
 def played(orders: Orders, sent_seconds: Floats, *, asked: int, seed: int) -> Played:

@@ -180,12 +180,23 @@ def _drift(part: PartFound) -> Iterator[Check]:
         yield Check("drift", "no drift", about, index, "at most", wants.drift_index_max)
     if wants.drift_index_min is not None:
         yield Check("drift", "drift seen", about, index, "at least", wants.drift_index_min)
+    if wants.platform_rings:
+        about = "the platform's own drift statistic, over the threshold from which it rings"
+        yield Check("drift", "platform rings", about, _rings(part), "at least", 1.0)
     for share in part.drifted:
         spread = math.sqrt(level * (1.0 - level) / max(share.eligible, 1))
         about = f"share of orders drifted, away from the level of {level:g}"
         off = abs(share.share - level)
         limit = DRIFT_DEVIATIONS * spread
         yield Check("drift", f"{share.axis} size", about, off, "at most", limit)
+
+
+def _rings(part: PartFound) -> float:
+    """The platform's drift statistic as a multiple of its threshold; NaN when it has no verdict."""
+    found = part.platform
+    if found is None or found.statistic is None or not found.threshold:
+        return math.nan
+    return found.statistic / found.threshold
 
 
 def _labels(part: PartFound) -> Iterator[Check]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from ibook_assets.core.errors import ContractError
+from ibook_assets.core.monitoring import DriftDecision
 from ibook_assets.core.tables import ARCHETYPES
 from ibook_sim.calibration import calibration_table
 from ibook_sim.findings import PartFound, RunResult, Seen
@@ -162,12 +163,27 @@ def _part(part: PartFound) -> dict[str, Any]:
             "score": part.index,
             "columns": {d.column: [d.stability_index, d.total_variation] for d in part.divergences},
         },
+        "platform_drift": _platform(part.platform),
         "labels": None
         if labels is None
         else {
             "in_time_share": _plain(labels.in_time_share),
             "delay_p95_days": _plain(labels.delay_p95_days),
         },
+    }
+
+
+def _platform(found: DriftDecision | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "score": found.score,
+        "threshold": found.score_threshold,
+        "fires": found.score_fires,
+        "verdict": found.state,
+        "reason": found.reason,
+        "drifted": [column.name for column in found.columns if column.drifted],
+        "columns": len(found.columns),
     }
 
 

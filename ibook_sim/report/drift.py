@@ -52,12 +52,15 @@ def _platform(part: Found) -> str:
     if found is None:
         return ""
     if found["score"] is None:
-        return f"<p>The platform's monitoring: {escape(found['reason'])}.</p>"
-    fires = "fires" if found["fires"] else "stays quiet"
+        return f"<p>The platform's own monitoring has no verdict: {escape(found['reason'])}.</p>"
+    fires = "fires" if found["fires"] else "stays below"
+    drifted = ", ".join(found["drifted"])
+    which = f" ({escape(drifted)})" if drifted else ""
     return (
-        f"<p>The platform's own drift score, the share of drifted columns, is "
-        f"{found['score']:.2f} and {fires} (from {found['threshold']:g}); its calibrated verdict "
-        f"is {escape(found['verdict'])}.</p>"
+        f"<p>The platform's own monitoring of the {found['columns']} columns of an order: "
+        f"calibrated verdict <b>{escape(found['verdict'])}</b>{which}; its drift score, the share "
+        f"of columns far from the twin's, is {found['score']:.2f} and {fires} "
+        f"{found['threshold']:.2f}.</p>"
     )
 
 

@@ -10,6 +10,7 @@ SCENARIO = Scenario(
     objectives=Objectives(
         drift_index_max=None,
         drift_index_min=DRIFT_THRESHOLD,
+        platform_rings=True,
         oracle_share=0.25,
         saved_share=0.05,
         honest_revenue_share=0.75,

@@ -100,6 +100,8 @@ class Objectives(_Frozen):
     """Largest population stability index of any column, against the undrifted twin."""
     drift_index_min: Annotated[float, Field(ge=0.0)] | None = None
     """Least of the most moved column's index: the drift must be visible."""
+    platform_rings: bool = False
+    """Whether the platform's own monitoring must call the orders drifted."""
     saved_share: Annotated[float, Field(ge=-1.0, le=1.0)] | None = 0.15
     """Least money saved by holding orders, as a share of what perfect knowledge saves."""
     honest_revenue_share: Share | None = 0.8

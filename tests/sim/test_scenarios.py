@@ -93,4 +93,4 @@ def test_every_objective_holds_offline(name: str) -> None:
 
 def test_drift_can_be_set_from_outside() -> None:
     still = run(planned(scenario("drift"), seed=7, orders=SMALL, drift=Drift(level=0.0)))
-    assert [c.name for c in judged(still) if not c.passed] == ["drift seen"]
+    assert [c.name for c in judged(still) if not c.passed] == ["drift seen", "platform rings"]

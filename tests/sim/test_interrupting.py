@@ -1,0 +1,49 @@
+"""Ctrl-C as it reaches a real process: it ends with a report of what was played."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLENTY = "5000000"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "fraud-attack", "--drift-transactions", PLENTY],
+        ["mix", "--scenarios", "flash-sale:50,null:50", "--duration", "40h"],
+    ],
+    ids=["run", "mix"],
+)
+def test_ctrl_c_ends_with_a_report_of_what_was_played(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ibook_sim", *command, "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+    )
+    try:
+        # The progress bar is drawn once the run listens for the signal.
+        assert os.read(screen, 1)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(screen)
+    assert process.returncode == 130
+    assert b"interrupted" in shown
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert found["interrupted"]
+    assert not found["passed"]
+    assert 0 < found["orders"] < int(PLENTY)
+    assert {"latency", "errors"} <= {check["name"] for check in found["checks"]}
+    assert "INTERRUPTED" in out.read_text()
