@@ -23,10 +23,6 @@ LaneStage = Literal["champion", "canary", "treatment", "shadow"]
 APPROVE: Final = "approve"
 REVIEW: Final = "review"
 
-CHAMPION: Final = "champion"
-CONTROL: Final = "control"
-"""Variants of the champion's answers: without an experiment, and in one."""
-
 
 class Model(Protocol):
     """A loaded, verified model."""
@@ -50,7 +46,7 @@ class Model(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedModel:
     """A model out of the promotion record, ready to score and to explain."""
 

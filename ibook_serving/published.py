@@ -1,8 +1,9 @@
-"""From the promotion record to a model that is verified, warm and ready to swap in."""
+"""From the promotion record to models that are verified, warm and ready to swap in."""
 
 from __future__ import annotations
 
 import math
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promoted_models import load_model
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_serving.following import Publication
-from ibook_serving.ports import CHAMPION, Deployment, Lane, LoadedModel
+from ibook_serving.ports import Deployment, Lane, LoadedModel
 from ibook_serving.reasons import ReasonWriter
 
 
@@ -26,24 +27,52 @@ class PublishedModels:
         self._log = PromotionLog(blobs)
         self._use_case = use_case
         self._newest: PromotionRecord | None = None
+        # Weak: models live as long as a deployment or a request in flight has them.
+        self._loaded: WeakValueDictionary[str, LoadedModel] = WeakValueDictionary()
 
     def newest(self) -> Publication[PromotionRecord] | None:
-        """The newest promotion or rollback, None before the first. Cheap enough to poll."""
+        """The newest entry of the promotion log, None before the first. Cheap enough to poll."""
         self._newest = self._log.current(self._use_case.name, known=self._newest)
         if self._newest is None:
             return None
-        return Publication(self._newest.sha256, self._newest.model_version, self._newest)
+        name = " beside ".join(model.model_version for model in self._newest.models)
+        return Publication(self._newest.sha256, name, self._newest)
 
     def load(self, record: PromotionRecord) -> Deployment:
-        """What `record` says: its model, after scoring and explaining a row with it.
+        """What `record` says, each model after scoring and explaining a row with it.
+
+        One model that cannot be had refuses the whole record: a rollout that only some servers
+        take part in would compare nothing. A model that is loaded already is not loaded again.
 
         Raises:
             IntegrityError: a file is not the one that was promoted; it has not been parsed then.
-            ContractError: the model and its record, or its features and ours, do not agree.
+            ContractError: a model and its record, or its features and ours, do not agree.
         """
-        loaded = self._load_model(record.model)
-        lane = Lane(CHAMPION, "champion", 1.0, loaded)
-        return Deployment(record.sequence, to_us(record.promoted_at), lane)
+        route = record.routing
+        champion = Lane(route.base, "champion", route.base_share, self._model(record.model))
+        beside = tuple(
+            Lane(c.variant, c.stage, c.share, self._model(c.model)) for c in record.challengers
+        )
+        lanes = {lane.variant: lane for lane in (champion, *beside)}
+        return Deployment(
+            record.sequence,
+            to_us(record.promoted_at),
+            champion,
+            beside,
+            record.experiment,
+            assign=(lambda user_id: lanes[route.assign(user_id)]) if route.edges else None,
+            mirror=(lambda user_id: [lanes[name] for name in route.shadows(user_id)])
+            if route.mirrored
+            else None,
+        )
+
+    def _model(self, promoted: PromotedModel) -> LoadedModel:
+        # Who judged it and how does not change what is loaded.
+        key = promoted.model_dump_json(exclude={"gate", "git_sha", "mlflow_run_id"})
+        found = self._loaded.get(key)
+        if found is None:
+            found = self._loaded[key] = self._load_model(promoted)
+        return found
 
     def _load_model(self, promoted: PromotedModel) -> LoadedModel:
         bundle = load_model(self._blobs, self._use_case.name, promoted)

@@ -44,6 +44,11 @@ class Routing:
     mirrored: tuple[tuple[str, float], ...] = ()
     """Shadow variants, each with the share of users whose orders it scores too."""
 
+    @property
+    def base_share(self) -> float:
+        """Share of users that the base variant answers."""
+        return max(0.0, 1.0 - self.edges[-1][1]) if self.edges else 1.0
+
     def assign(self, user_id: int) -> str:
         """The variant that answers `user_id`."""
         if not self.edges:

@@ -294,6 +294,11 @@ class PromotionRecord(_Frozen):
         return self.model.model_version
 
     @property
+    def models(self) -> tuple[PromotedModel, ...]:
+        """Every model that serves from this entry on, the champion first."""
+        return (self.model, *(c.model for c in self.challengers))
+
+    @property
     def subject(self) -> str:
         """What the entry does, in words."""
         if self.action != "challenge":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from ibook_assets.core.assignment import CHAMPION
 from ibook_assets.core.errors import ConflictError, ContractError, NotFoundError
 from ibook_assets.core.promotion import (
     ROUTED_STAGES,
@@ -21,6 +19,11 @@ from ibook_assets.core.promotion import (
 
 DEFAULT_SHARES: Final[Mapping[Stage, float]] = {"shadow": 1.0, "canary": 0.05, "treatment": 0.5}
 """Share of users a model gets when nobody says otherwise."""
+
+_BESIDE: Final = tuple(DEFAULT_SHARES)
+
+Target = Literal["champion", "canary", "shadow", "treatment"]
+"""What a model can enter the record as."""
 
 State = Literal["champion", "shadow", "canary", "treatment", "archived"]
 """What a model of the record is at the moment; archived: it was something, and is nothing now."""
@@ -39,10 +42,36 @@ class Entrant:
     """Its name in answers; None is the stage's."""
 
 
+def entrant(
+    target: Target,
+    *,
+    share: float | None = None,
+    experiment: str | None = None,
+    variant: str | None = None,
+) -> Entrant | None:
+    """What somebody asks for, checked; None asks for the champion's place.
+
+    Raises:
+        ContractError: the champion's place has no share, experiment or variant of its own, or the
+            share is not one.
+    """
+    given = {"share": share, "experiment": experiment, "variant": variant}
+    if target == "champion":
+        extra = [name for name, value in given.items() if value is not None]
+        if extra:
+            msg = f"a champion has no {extra[0]} of its own: name a target of {_BESIDE}"
+            raise ContractError(msg)
+        return None
+    if share is not None and not 0 <= share <= 1:
+        msg = f"share {share:g} is outside 0..1: it is a share of users"
+        raise ContractError(msg)
+    return Entrant(target, share, experiment, variant)
+
+
 def entering(
-    record: PromotionRecord, model: PromotedModel, entrant: Entrant, *, actor: str, reason: str
+    record: PromotionRecord, model: PromotedModel, wanted: Entrant, *, actor: str, reason: str
 ) -> ChallengeDraft:
-    """The challengers of `record` with `model` among them as `entrant` says.
+    """The challengers of `record` with `model` among them as `wanted` says.
 
     A model that challenges already moves: it is never two challengers at once.
 
@@ -50,8 +79,8 @@ def entering(
         ConflictError: another model or experiment has that place.
         ContractError: the challengers do not go together.
     """
-    stage, version = entrant.stage, model.model_version
-    variant = entrant.variant or stage
+    stage, version = wanted.stage, model.model_version
+    variant = wanted.variant or stage
     others = [c for c in record.challengers if c.model.model_version != version]
     taken = next((c.model.model_version for c in others if c.variant == variant), None)
     if taken is not None:
@@ -63,7 +92,7 @@ def entering(
     found = Challenger(
         variant=variant,
         stage=stage,
-        share=DEFAULT_SHARES[stage] if entrant.share is None else entrant.share,
+        share=DEFAULT_SHARES[stage] if wanted.share is None else wanted.share,
         model=model,
     )
     present = record.challenger(version)
@@ -72,24 +101,24 @@ def entering(
         challengers = [found if c is present else c for c in record.challengers]
     else:
         challengers = [*others, found]
-    experiment = _experiment(record, entrant)
+    experiment = _experiment(record, wanted)
     return _draft(record, challengers, experiment, actor=actor, reason=reason)
 
 
-def _experiment(record: PromotionRecord, entrant: Entrant) -> str | None:
-    wanted, running = entrant.experiment, record.experiment
-    if entrant.stage != "treatment":
-        if wanted is not None:
-            msg = f"a {entrant.stage} belongs to no experiment; {wanted} needs a treatment"
+def _experiment(record: PromotionRecord, wanted: Entrant) -> str | None:
+    experiment, running = wanted.experiment, record.experiment
+    if wanted.stage != "treatment":
+        if experiment is not None:
+            msg = f"a {wanted.stage} belongs to no experiment; {experiment} needs a treatment"
             raise ContractError(msg)
         return running
-    if running not in (None, wanted):
+    if running not in (None, experiment):
         msg = (
             f"{record.use_case}: experiment {running} is running; withdraw its treatment before "
-            f"{wanted} begins"
+            f"{experiment} begins"
         )
         raise ConflictError(msg)
-    return wanted
+    return experiment
 
 
 def withdrawing(
@@ -156,7 +185,7 @@ def known_models(log: Sequence[PromotionRecord]) -> list[KnownModel]:
     The champion comes first, then challengers in their order, then the archived, newest first. A
     model that is its own treatment in an A/A experiment is there as both.
     """
-    serving: dict[tuple[str, str], KnownModel] = {}
+    serving: dict[tuple[str, State], KnownModel] = {}
     archived: dict[str, KnownModel] = {}
     for record in log:
         before, serving = serving, _serving(record, serving)
@@ -172,20 +201,19 @@ def known_models(log: Sequence[PromotionRecord]) -> list[KnownModel]:
 
 
 def _serving(
-    record: PromotionRecord, before: Mapping[tuple[str, str], KnownModel]
-) -> dict[tuple[str, str], KnownModel]:
-    rest = 1.0 - math.fsum(c.share for c in record.challengers if c.stage in ROUTED_STAGES)
-    champion = KnownModel(record.model, "champion", CHAMPION, max(rest, 0.0), record)
+    record: PromotionRecord, before: Mapping[tuple[str, State], KnownModel]
+) -> dict[tuple[str, State], KnownModel]:
+    route = record.routing
+    champion = KnownModel(record.model, "champion", route.base, route.base_share, record)
     beside = [KnownModel(c.model, c.stage, c.variant, c.share, record) for c in record.challengers]
-    found: dict[tuple[str, str], KnownModel] = {}
+    found: dict[tuple[str, State], KnownModel] = {}
     for known in (champion, *beside):
-        key = (known.model.model_version, str(known.variant))
-        same = before.get(key)
+        same = before.get((known.model.model_version, known.state))
         # A promotion or rollback of the model that serves already is a decision of its own.
-        stays = record.action == "challenge" and (known is champion or _alike(same, known))
-        found[key] = replace(known, since=same.since) if same is not None and stays else known
+        if same is None or record.action != "challenge":
+            since = record
+        else:
+            alike = known is champion or (same.variant, same.share) == (known.variant, known.share)
+            since = same.since if alike else record
+        found[known.model.model_version, known.state] = replace(known, since=since)
     return found
-
-
-def _alike(one: KnownModel | None, other: KnownModel) -> bool:
-    return one is not None and (one.state, one.share) == (other.state, other.share)

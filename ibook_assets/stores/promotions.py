@@ -192,7 +192,7 @@ class PromotionLog:
 
     def _append(self, record: PromotionRecord) -> PromotionRecord:
         # Checked here, because an entry that points to a damaged artefact could never serve.
-        for model in (record.model, *(c.model for c in record.challengers)):
+        for model in record.models:
             load_artefact(self._blobs, model.artefact)
         key = _key(record.use_case, record.sequence)
         try:

@@ -198,7 +198,7 @@ def test_an_a_a_experiment_is_the_champion_against_itself() -> None:
     log = entered(promoted("a"), "a", TREATMENT)
     assert shares(log[-1]) == [("treatment", "a", 0.5)]
     assert [(k.variant, k.state) for k in known_models(log)] == [
-        ("champion", "champion"),
+        ("control", "champion"),
         ("treatment", "treatment"),
     ]
     for stage in (CANARY, SHADOW):
