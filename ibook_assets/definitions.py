@@ -14,6 +14,7 @@ from ibook_assets.defs.log import log_assets
 from ibook_assets.defs.log_landing import log_sensors
 from ibook_assets.defs.model import model_assets
 from ibook_assets.defs.monitoring import drift_assets, drift_schedule
+from ibook_assets.defs.predictions import served_assets
 from ibook_assets.defs.raw import raw_assets
 from ibook_assets.defs.resources import LakeResource, OnlineResource
 from ibook_assets.defs.retraining import retraining_sensors
@@ -40,6 +41,7 @@ def build_defs(
         assets=[
             *log_assets(chosen),
             *raw_assets(chosen),
+            *served_assets(chosen),
             *truth_assets(chosen),
             *fact_assets(chosen),
             *feature_assets(chosen),

@@ -10,14 +10,24 @@ from ibook_assets.core.errors import IbookError
 from ibook_assets.core.landing import LandedEnds
 from ibook_assets.core.messages import topic_of
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import EVENTS, FEATURE_LOG, RAW_TABLES, TableSpec
+from ibook_assets.core.tables import (
+    EVENTS,
+    EXPERIMENT_OUTCOMES,
+    FEATURE_LOG,
+    PREDICTIONS,
+    RAW_TABLES,
+    TableSpec,
+)
 from ibook_assets.core.times import SECOND_US
 from ibook_assets.defs.partitions import DATA_PLATFORM, LOG
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.stores.log_files import LogFiles
 
 LOGGED: Final = (*RAW_TABLES, EVENTS, FEATURE_LOG)
-"""Tables whose rows come through the log."""
+"""Tables of the platform's days whose rows come through the log."""
+
+SERVED: Final = (PREDICTIONS, EXPERIMENT_OUTCOMES)
+"""Tables that servers write; no other day depends on theirs."""
 
 DATA_VERSION: Final = "dagster/data_version"
 
@@ -37,14 +47,15 @@ def log_assets(settings: Settings) -> list[dg.AssetsDefinition]:
                 kinds={"kafka", "parquet"},
                 description=f"Topic `{topic(spec)}` as the sink landed it in the lake.",
             )
-            for spec in LOGGED
+            for spec in (*LOGGED, *SERVED)
         ],
         can_subset=True,
     )
     def log_topics(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.ObserveResult]:
-        chosen = [spec for spec in LOGGED if topic_key(spec) in context.selected_asset_keys]
+        known = (*LOGGED, *SERVED)
+        chosen = [spec for spec in known if topic_key(spec) in context.selected_asset_keys]
         for seen in observed(LogFiles(lake.blobs), chosen, settings):
             yield dg.ObserveResult(
                 asset_key=seen.asset_key,
@@ -65,9 +76,9 @@ def topic(spec: TableSpec) -> str:
     return topic_of(spec.name)
 
 
-def landed_ends(files: LogFiles) -> LandedEnds:
-    """How far every topic has landed."""
-    topics = [topic(spec) for spec in LOGGED]
+def landed_ends(files: LogFiles, specs: Sequence[TableSpec] = LOGGED) -> LandedEnds:
+    """How far the topics of `specs` have landed."""
+    topics = [topic(spec) for spec in specs]
     return LandedEnds(topics={name: files.ends(name) for name in topics})
 
 

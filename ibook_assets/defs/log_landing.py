@@ -1,6 +1,7 @@
-"""The sensor that lands the log's days: new rows become runs of the daily data job."""
+"""The sensors that land the log's days: new rows become runs of the job that lands them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
@@ -9,9 +10,9 @@ import dagster as dg
 from ibook_assets.core.landing import LandedEnds, LandingCursor
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRANSACTIONS, TableSpec
-from ibook_assets.defs.log import LOGGED, landed_ends, observed, topic
+from ibook_assets.defs.log import LOGGED, SERVED, landed_ends, observed, topic
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.schedules import DAILY_DATA
+from ibook_assets.defs.schedules import DAILY_DATA, SERVED_DATA
 from ibook_assets.stores.log_files import LogFiles
 
 LANDING: Final = "ibook/landing"
@@ -37,36 +38,69 @@ _IN_FLIGHT: Final = [
 
 
 def log_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The landing sensor; none while the log feeds nothing."""
-    if settings.log_from is None:
-        return []
-    return [_log_landing(settings, first_day=max(settings.log_from, settings.start_date))]
+    """The landing sensors: of the platform's days while the log feeds them, of what is served."""
+    sensors = []
+    if settings.prediction_log != "off":
+        sensors.append(_landing_sensor(SERVED_LANDING, settings))
+    if settings.log_from is not None:
+        sensors.append(_landing_sensor(LOG_LANDING, settings))
+    return sensors
 
 
-def _log_landing(settings: Settings, *, first_day: date) -> dg.SensorDefinition:
+@dataclass(frozen=True)
+class _Lands:
+    """What a landing sensor lands."""
+
+    name: str
+    job: str
+    specs: tuple[TableSpec, ...]
+    follows: TableSpec | None
+    """Table whose landed days are landed again after a reopened one; None: days stand alone."""
+    description: str
+
+
+LOG_LANDING: Final = _Lands(
+    "log_landing",
+    DAILY_DATA,
+    LOGGED,
+    TRANSACTIONS,
+    "Lands each day of the log that has new rows, oldest first, once it is over. A day "
+    "waits until its run has succeeded; those after a reopened day are landed again.",
+)
+SERVED_LANDING: Final = _Lands(
+    "served_landing",
+    SERVED_DATA,
+    SERVED,
+    None,
+    "Lands each day of predictions and experiment outcomes once it is over, and again when rows "
+    "of it arrive later.",
+)
+
+
+def _landing_sensor(lands: _Lands, settings: Settings) -> dg.SensorDefinition:
+    first_day = max(settings.start_date, (settings.log_from if lands.follows else None) or date.min)
+
     @dg.sensor(
-        job_name=DAILY_DATA,
-        name="log_landing",
+        job_name=lands.job,
+        name=lands.name,
         minimum_interval_seconds=SECONDS_BETWEEN,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=(
-            "Lands each day of the log that has new rows, oldest first, once it is over. A day "
-            "waits until its run has succeeded; those after a reopened day are landed again."
-        ),
+        description=lands.description,
     )
-    def log_landing(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
+    def landing(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
         files = LogFiles(lake.blobs)
         before = LandingCursor.parse(context.cursor)
         # The ends come first: what lands while we look is found again next time, never missed.
-        ends = landed_ends(files)
-        moved = [spec for spec in LOGGED if ends.of(topic(spec)) != before.seen.of(topic(spec))]
+        ends = landed_ends(files, lands.specs)
+        moved = [s for s in lands.specs if ends.of(topic(s)) != before.seen.of(topic(s))]
         found = {day for spec in moved for day in _new_days(files, spec, before.seen, ends)}
+        follows = [] if lands.follows is None else [f"raw/{lands.follows.name}"]
         cursor, next_step = _next_step(
             context.instance,
             before.advanced(
                 ends,
                 new_days=[day for day in found if day >= first_day.isoformat()],
-                landed_days=lake.tables.partitions(f"raw/{TRANSACTIONS.name}"),
+                landed_days=[day for table in follows for day in lake.tables.partitions(table)],
             ),
             last_day=_last_day(datetime.now(UTC)),
         )
@@ -77,7 +111,7 @@ def _log_landing(settings: Settings, *, first_day: date) -> dg.SensorDefinition:
             asset_events=observed(files, moved, settings) if moved else (),
         )
 
-    return log_landing
+    return landing
 
 
 def _new_days(

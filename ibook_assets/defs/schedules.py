@@ -5,6 +5,7 @@ from typing import Final
 import dagster as dg
 
 from ibook_assets.core.settings import Settings
+from ibook_assets.core.tables import EXPERIMENT_OUTCOMES, PREDICTIONS
 from ibook_assets.core.use_cases import USE_CASES
 from ibook_assets.defs.partitions import (
     FACTS,
@@ -18,10 +19,14 @@ from ibook_assets.defs.partitions import (
 )
 
 DAILY_DATA: Final = "daily_data"
+SERVED_DATA: Final = "served_data"
 SIMULATE: Final = "simulate"
 SCENARIO_DAYS: Final = "scenario_days"
 
-_DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES, MONITORING)
+_SERVED: Final = dg.AssetSelection.assets(
+    *([RAW, spec.name] for spec in (PREDICTIONS, EXPERIMENT_OUTCOMES))
+)
+_DAILY: Final = dg.AssetSelection.groups(RAW, TRUTH, FACTS, FEATURES, MONITORING) - _SERVED
 _BY_SCENARIO: Final = dg.AssetSelection.assets([SIMULATION, "report"], [SIMULATION, "events"])
 _CATALOGUE: Final = dg.AssetSelection.assets(["raw", "events"])
 
@@ -33,6 +38,11 @@ def jobs_and_schedules(settings: Settings) -> dg.Definitions:
         # An event may be new in the log since the nightly catalogue: its orders need it.
         selection=_DAILY if settings.log_from else _DAILY - _CATALOGUE,
         description="Raw rows, facts, features and skew of one day.",
+    )
+    served = dg.define_asset_job(
+        SERVED_DATA,
+        selection=_SERVED,
+        description="Predictions and experiment outcomes of one day.",
     )
     observation = dg.define_asset_job(
         "log_observation",
@@ -73,6 +83,15 @@ def jobs_and_schedules(settings: Settings) -> dg.Definitions:
         dg.ScheduleDefinition(job=training, cron_schedule="0 2 * * 0", name="weekly_training"),
     ]
     return dg.Definitions(
-        jobs=[data, catalogue, publication, training, observation, simulation, scenario_days],
+        jobs=[
+            data,
+            served,
+            catalogue,
+            publication,
+            training,
+            observation,
+            simulation,
+            scenario_days,
+        ],
         schedules=schedules,
     )
