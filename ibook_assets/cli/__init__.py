@@ -15,6 +15,7 @@ from ibook_sim.cli import app as simulator
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command("promote")(promotions.promote)
+app.command("withdraw")(promotions.withdraw)
 app.command("rollback")(promotions.rollback)
 app.command("history")(promotions.history)
 app.command("backtest")(backtest.backtest)

@@ -1,4 +1,4 @@
-"""`ibook promote`, `rollback`, `history`: what serves, since when, and who decided it."""
+"""`ibook promote`, `withdraw`, `rollback`, `history`: what serves, and who decided it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from ibook_assets.cli.console import console, errors, explains_errors, print_json, settings
 from ibook_assets.core.errors import StoreUnavailableError
 from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.rollout import DEFAULT_SHARES, Target, entrant, withdrawing
 from ibook_assets.core.use_cases import USE_CASES, use_case_named
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.lake import Lake
@@ -22,6 +23,10 @@ Actor = Annotated[str | None, typer.Option(help="Who; your login name without it
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 
+def _shares() -> str:
+    return ", ".join(f"{stage} {share:g}" for stage, share in DEFAULT_SHARES.items())
+
+
 @explains_errors
 def promote(
     use_case: UseCaseName,
@@ -29,14 +34,31 @@ def promote(
     version: Annotated[
         str | None, typer.Option(help="A trained version; the newest without it.")
     ] = None,
+    target: Annotated[Target, typer.Option("--as", help="The place it gets.")] = "champion",
+    share: Annotated[
+        float | None,
+        typer.Option(help=f"Share of users beside the champion; default {_shares()}."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="Experiment that a treatment belongs to.")
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Its name in answers, if not the target: `shadow-b`.")
+    ] = None,
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a trained model against the champion once more and, if the gate opens, promote it."""
+    """Judge a trained model against the champion once more and, if the gate opens, let it serve.
+
+    It becomes the champion, or stands beside it with --as: a canary or a treatment answers its
+    share of users, a shadow scores theirs unseen. Asking again with another share changes the
+    share.
+    """
     from ibook_assets.training.candidates import find_candidate
     from ibook_assets.training.promote import promote_candidate
 
     chosen = use_case_named(use_case)
+    beside = entrant(target, share=share, experiment=experiment, variant=variant)
     lake = Lake(_blobs())
     record = promote_candidate(
         lake,
@@ -44,9 +66,27 @@ def promote(
         find_candidate(lake.blobs, chosen.name, version),
         actor=actor or getpass.getuser(),
         reason=reason,
+        beside=beside,
     )
     _show([record], as_json=as_json)
     _mirror(record)
+
+
+@explains_errors
+def withdraw(
+    use_case: UseCaseName,
+    reason: Reason,
+    variant: Annotated[
+        str | None, typer.Option(help="One challenger, as `history` names it; all without it.")
+    ] = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take challengers out; the champion stays and gets their users back within a second."""
+    log = _log()
+    record = log.require_current(use_case_named(use_case).name)
+    draft = withdrawing(record, variant, actor=actor or getpass.getuser(), reason=reason)
+    _show([log.challenge(draft, expected_parent=record.sha256)], as_json=as_json)
 
 
 @explains_errors
@@ -59,7 +99,7 @@ def rollback(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring back an earlier champion. Servers follow within a second."""
+    """Bring back an earlier champion, without challengers. Servers follow within a second."""
     record = _log().rollback(
         use_case_named(use_case).name, to=to, actor=actor or getpass.getuser(), reason=reason
     )
@@ -69,7 +109,7 @@ def rollback(
 
 @explains_errors
 def history(use_case: UseCaseName, as_json: AsJson = False) -> None:
-    """List promotions and rollbacks, oldest first, after verifying their hash chain."""
+    """List promotions, challenges and rollbacks, oldest first, their hash chain verified."""
     _show(_log().history(use_case_named(use_case).name), as_json=as_json)
 
 
@@ -99,12 +139,11 @@ def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
         return
-    table = Table("entry", "action", "model", "before", "actor", "reason", "when")
+    table = Table("entry", "what", "before", "actor", "reason", "when")
     for record in records:
         table.add_row(
             str(record.sequence),
-            record.action,
-            record.model.model_version,
+            record.subject,
             record.previous_version or "",
             record.actor,
             record.reason,

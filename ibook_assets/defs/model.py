@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 import dagster as dg
+from pydantic import Field
 
+from ibook_assets.core.rollout import Target, entrant
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import USE_CASES, UseCase
@@ -192,6 +194,20 @@ def _evaluation(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
     return evaluation
 
 
+class PromotionConfig(dg.Config):
+    """The place a run gives the newest model; the champion's by default."""
+
+    target: Target = Field(
+        default="champion", description="`champion`, `canary`, `shadow` or `treatment`."
+    )
+    share: float | None = Field(
+        default=None, ge=0, le=1, description="Share of users beside the champion."
+    )
+    experiment: str | None = Field(
+        default=None, description="Experiment that a treatment belongs to."
+    )
+
+
 def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=[use_case.name, "promotion"],
@@ -202,18 +218,23 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         owners=[ML_PLATFORM],
         kinds={"json"},
         description=(
-            "The newest entry of the promotion log: which model serves. The gate is judged here "
-            "once more, on the stored model, before the entry is written."
+            "The newest entry of the promotion log: which model serves, and which stand beside it. "
+            "The gate is judged here once more, on the stored model, before the entry is written. "
+            "A run's config can start a rollout: `target: canary`, `share: 0.05`."
         ),
         retry_policy=training_retries(settings),
     )
     @fails_fast
     def promotion(
-        context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
+        context: dg.AssetExecutionContext,
+        config: PromotionConfig,
+        lake: LakeResource,
+        tracking: TrackingResource,
     ) -> dg.MaterializeResult[None]:
         from ibook_assets.training.candidates import find_candidate
         from ibook_assets.training.promote import mirror_champion, promote_candidate
 
+        beside = entrant(config.target, share=config.share, experiment=config.experiment)
         candidate = find_candidate(lake.blobs, use_case.name)
         record = promote_candidate(
             lake.tables,
@@ -221,20 +242,25 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
             candidate,
             actor=f"dagster run {context.run.run_id}",
             reason="the gate opened",
+            beside=beside,
             precommit=live_run_check(context),
         )
         mirror_champion(tracking.registry(use_case.name), record)
+        entered = next(m for m in record.models if m.model_version == candidate.version)
         return dg.MaterializeResult(
             metadata={
                 "sequence": record.sequence,
-                "version": record.model.model_version,
+                "entry": record.subject,
+                "version": entered.model_version,
+                "champion": record.model_version,
                 "previous_version": record.previous_version or "none",
                 "actor": record.actor,
                 "reason": record.reason,
-                "threshold": record.model.threshold,
-                "training_snapshot": record.model.training_snapshot,
-                "gate": records(rule.model_dump() for rule in record.model.gate.rules),
+                "threshold": entered.threshold,
+                "training_snapshot": entered.training_snapshot,
+                "gate": records(rule.model_dump() for rule in entered.gate.rules),
                 "roll_back": dg.MetadataValue.md(f"`ibook rollback {use_case.name} --reason …`"),
+                "withdraw": dg.MetadataValue.md(f"`ibook withdraw {use_case.name} --reason …`"),
             },
             data_version=dg.DataVersion(record.sha256),
         )

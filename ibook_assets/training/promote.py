@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-from ibook_assets.core.errors import NotFoundError
+from ibook_assets.core.errors import ContractError, NotFoundError
 from ibook_assets.core.promotion import (
     GateRecord,
     PromotedModel,
     PromotionDraft,
     PromotionRecord,
 )
+from ibook_assets.core.rollout import Entrant, entering
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.artefacts import publish_artefact
 from ibook_assets.stores.lake import Lake
@@ -46,11 +47,14 @@ def promote_candidate(
     *,
     actor: str,
     reason: str,
+    beside: Entrant | None = None,
     precommit: Callable[[], None] | None = None,
 ) -> PromotionRecord:
-    """Promote a stored candidate if the gate, judged here and now, opens.
+    """Let a stored candidate enter the record if the gate, judged here and now, opens.
 
-    A candidate that serves already stays as it is: its record is returned and nothing is written.
+    A candidate that has the wanted place already keeps it: the record is returned and nothing is
+    written. One that challenges already is not judged again to get another place beside the
+    champion, only to become the champion.
 
     Args:
         lake: where the candidate, the training set and the log live.
@@ -58,49 +62,87 @@ def promote_candidate(
         found: the candidate.
         actor: who promotes.
         reason: why.
+        beside: its place beside the champion; None makes it the champion.
         precommit: called before anything becomes visible; what it raises prevents the promotion.
 
     Raises:
         GateClosedError: a rule of the gate does not hold.
-        ConflictError: somebody else promoted meanwhile.
+        ConflictError: somebody else promoted meanwhile, or has the wanted place.
+        ContractError: there is no champion to stand beside, or the place cannot be had.
         IntegrityError: a file of the candidate is not what training stored.
     """
+    if beside is not None:
+        return _challenge(
+            lake, use_case, found, beside, actor=actor, reason=reason, precommit=precommit
+        )
     log = PromotionLog(lake.blobs)
     incumbent = log.current(use_case.name)
     if incumbent is not None and incumbent.model.model_version == found.version:
         return incumbent
-    verdict = judge_candidate(lake, use_case, found)
-    verdict.gate.require()
-    artefact = publish_artefact(
-        lake.blobs, use_case.name, candidate_files(lake.blobs, found), sha256=found.sha256
-    )
-    info = verdict.bundle.info
-    draft = PromotionDraft(
-        use_case=use_case.name,
-        model=PromotedModel(
-            model_version=found.version,
-            artefact=artefact,
-            feature_names=info.feature_names,
-            spec_hashes=info.spec_hashes,
-            threshold=info.threshold,
-            training_snapshot=info.training_snapshot,
-            git_sha=found.git_sha,
-            mlflow_run_id=found.mlflow_run_id,
-            gate=GateRecord.model_validate(verdict.gate.as_dict()),
-        ),
-        actor=actor,
-        reason=reason,
-    )
+    model = _judged(lake, use_case, found)
+    draft = PromotionDraft(use_case=use_case.name, model=model, actor=actor, reason=reason)
     if precommit is not None:
         precommit()
     return log.promote(draft, expected_parent=None if incumbent is None else incumbent.sha256)
 
 
 def mirror_champion(registry: ModelRegistry, record: PromotionRecord) -> None:
-    """Let the registry's champion alias name the model of `record`, for people who look there."""
+    """Let the registry's champion alias name the model of `record`, for people who look there.
+
+    Challengers have no alias: MLflow keeps no shares, the record does.
+    """
     version = registry.registered(record.use_case, record.model.model_version)
     if version is not None:
         registry.set_alias(record.use_case, CHAMPION, version)
+
+
+def _challenge(
+    lake: Lake,
+    use_case: UseCase,
+    found: Candidate,
+    wanted: Entrant,
+    *,
+    actor: str,
+    reason: str,
+    precommit: Callable[[], None] | None,
+) -> PromotionRecord:
+    log = PromotionLog(lake.blobs)
+    incumbent = log.current(use_case.name)
+    if incumbent is None:
+        msg = (
+            f"{use_case.name}: a {wanted.stage} stands beside a champion and there is none; the "
+            "first model enters as the champion"
+        )
+        raise ContractError(msg)
+    serving = next((m for m in incumbent.models if m.model_version == found.version), None)
+    model = serving or _judged(lake, use_case, found)
+    draft = entering(incumbent, model, wanted, actor=actor, reason=reason)
+    if (draft.challengers, draft.experiment) == (incumbent.challengers, incumbent.experiment):
+        return incumbent
+    if precommit is not None:
+        precommit()
+    return log.challenge(draft, expected_parent=incumbent.sha256)
+
+
+def _judged(lake: Lake, use_case: UseCase, found: Candidate) -> PromotedModel:
+    """The candidate with its open gate, its files copied to where serving reads them."""
+    verdict = judge_candidate(lake, use_case, found)
+    verdict.gate.require()
+    artefact = publish_artefact(
+        lake.blobs, use_case.name, candidate_files(lake.blobs, found), sha256=found.sha256
+    )
+    info = verdict.bundle.info
+    return PromotedModel(
+        model_version=found.version,
+        artefact=artefact,
+        feature_names=info.feature_names,
+        spec_hashes=info.spec_hashes,
+        threshold=info.threshold,
+        training_snapshot=info.training_snapshot,
+        git_sha=found.git_sha,
+        mlflow_run_id=found.mlflow_run_id,
+        gate=GateRecord.model_validate(verdict.gate.as_dict()),
+    )
 
 
 def _truth(lake: Lake) -> pa.Table | None:

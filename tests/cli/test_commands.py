@@ -81,9 +81,29 @@ def test_promote_before_any_training_says_what_to_do() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_withdraw_before_any_promotion_says_what_to_do() -> None:
+    assert "no fraud model has been promoted yet" in refused("withdraw", "fraud", "--reason", "r")
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--share", "0.1"], "a champion has no share of its own"),
+        (["--experiment", "exp-1"], "a champion has no experiment of its own"),
+        (["--as", "canary", "--share", "5"], "share 5 is outside 0..1"),
+        (["--as", "canary", "--share", "nan"], "share nan is outside 0..1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_promote_refuses_a_place_there_is_not(options: list[str], says: str) -> None:
+    assert says in refused("promote", "fraud", "--reason", "r", *options)
+
+
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     "command",
-    [["history"], ["rollback", "--reason", "r"], ["promote", "--reason", "r"]],
+    [["history"]] + [[name, "--reason", "r"] for name in ("rollback", "promote", "withdraw")],
     ids=lambda command: command[0],
 )
 def test_an_unknown_use_case_names_the_defined_ones(command: list[str]) -> None:

@@ -1,6 +1,6 @@
 """A small platform of its own for each test: folders of its own, a small world, real stores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -51,9 +51,13 @@ def run(
     keys: Sequence[Sequence[str]],
     *,
     days: tuple[str, str] | None = None,
+    config: Mapping[str, Mapping[str, object]] | None = None,
     raise_on_error: bool = True,
 ) -> dg.ExecuteInProcessResult:
-    """Materialise `keys`, for the first to the last of `days` where they are partitioned."""
+    """Materialise `keys`, for the first to the last of `days` where they are partitioned.
+
+    `config` gives steps, by name, the configuration that the launchpad would.
+    """
     tags = {}
     if days:
         tags["dagster/asset_partition_range_start"] = days[0]
@@ -63,5 +67,9 @@ def run(
     assert job is not None
     with dg.DagsterInstance.ephemeral(tempdir=str(settings.home)) as instance:
         return job.execute_in_process(
-            asset_selection=wanted, tags=tags, instance=instance, raise_on_error=raise_on_error
+            run_config={"ops": {step: {"config": given} for step, given in (config or {}).items()}},
+            asset_selection=wanted,
+            tags=tags,
+            instance=instance,
+            raise_on_error=raise_on_error,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ibook_assets.cli import app
 from ibook_assets.core.canonical import sha256_hex
@@ -28,6 +28,7 @@ from ibook_assets.stores.registry import CHALLENGER, CHAMPION, ModelRegistry
 from ibook_assets.stores.training_data import newest_snapshot
 from ibook_assets.training.candidates import find_candidate
 from tests.defs.conftest import run
+from tests.serving.harness import promote, small_bundle
 
 pytestmark = [
     # MLflow's own, at its first database and model of a process.
@@ -181,6 +182,52 @@ def test_a_second_model_is_compared_with_the_champion_and_can_be_rolled_back(
     assert rolled_back.model == first.model
     assert json.loads(answer.stdout) == [rolled_back.model_dump(mode="json")]
     assert registry.version_of("fraud", CHAMPION) == "1"
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_run_can_start_a_rollout_and_the_command_line_goes_on_with_it(shop: Settings) -> None:
+    def ibook(*command: str) -> Result:
+        return CliRunner().invoke(app, list(command), env={"IBOOK_HOME": str(shop.home)})
+
+    canary = {"fraud__promotion": {"target": "canary", "share": 0.2}}
+    alone = run(shop, [TRAINING_SET, MODEL, PROMOTION], config=canary, raise_on_error=False)
+    (failed,) = alone.get_step_failure_events()
+    assert "a canary stands beside a champion and there is none" in str(failed.event_specific_data)
+    assert history(shop) == []
+
+    first = promote(shop, small_bundle("fraud-old", seed=1))
+    result = run(shop, [PROMOTION], config=canary)
+    candidate = find_candidate(lake_of(shop).blobs, "fraud")
+    (_, entry) = history(shop)
+    (challenger,) = entry.challengers
+    assert data_version(result, PROMOTION) == entry.sha256
+    assert (entry.action, entry.model) == ("challenge", first.model)
+    assert (challenger.model.model_version, challenger.share) == (candidate.version, 0.2)
+    assert challenger.model.gate.champion_version == "fraud-old"
+    run(shop, [PROMOTION], config=canary)
+    assert history(shop) == [first, entry], "what has its place already is left alone"
+
+    grown = ibook("promote", "fraud", "--as", "canary", "--share", "0.5", "--reason", "well")
+    assert grown.exit_code == 0, grown.output
+    newest = history(shop)[-1]
+    assert (newest.challengers[0].share, newest.salt) == (0.5, entry.salt)
+    assert newest.challengers[0].model == challenger.model, "judged once"
+    shown = json.loads(ibook("history", "fraud", "--json").stdout)
+    assert [len(row.get("challengers", [])) for row in shown] == [0, 1, 1]
+    assert "canary" in ibook("history", "fraud").stdout
+
+    taken = ibook("withdraw", "fraud", "--variant", "shadow", "--reason", "slow")
+    assert (taken.exit_code, taken.stdout) == (1, "")
+    assert "shadow challenges; challengers are ['canary']" in taken.stderr
+    assert ibook("withdraw", "fraud", "--reason", "slow").exit_code == 0
+    assert history(shop)[-1].challengers == ()
+    experiment = ("--as", "treatment", "--experiment", "exp-1", "--variant", "treatment-b")
+    assert ibook("promote", "fraud", *experiment, "--reason", "worth it").exit_code == 0
+    newest = history(shop)[-1]
+    assert (newest.experiment, newest.challengers[0].variant) == ("exp-1", "treatment-b")
+    assert ibook("promote", "fraud", "--reason", "it won").exit_code == 0
+    newest = history(shop)[-1]
+    assert (newest.model_version, newest.challengers) == (candidate.version, ())
 
 
 def test_a_closed_gate_ends_the_run_and_promotes_nothing(
