@@ -58,7 +58,7 @@ def verdict(family: Family, checks: Sequence[Check]) -> dg.AssetCheckResult:
         check_name=family,
         passed=all(check.passed for check in own),
         severity=dg.AssetCheckSeverity.ERROR,
-        description=", ".join(map(_said, own)) or "not judged: the scenario has no such objective",
+        description="; ".join(map(_said, own)) or "not judged: the scenario has no such objective",
         metadata={"objectives": _table(own)} if own else {"judged": False},
     )
 
