@@ -81,7 +81,7 @@ sim-mix: $(STAMP) ## Run scenarios at once (duration=10m scenarios="drift:40,nul
 sim-realtime: $(STAMP) ## Load on a schedule (scenario=flash-sale rps=200 duration=60, API_BASE_URL)
 	@$(BIN)/ibook sim realtime $(or $(scenario),normal-traffic) \
 	$(if $(rps),--rps $(rps)) $(if $(duration),--duration $(duration)) \
-	-o reports/realtime-$(or $(scenario),normal-traffic).json
+	-o reports/realtime-$(or $(scenario),normal-traffic).html
 
 .PHONY: clean
 clean: ## Delete all state and caches (asks first; YES=1 does not)

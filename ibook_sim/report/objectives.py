@@ -50,6 +50,8 @@ class Before:
         if change is None:
             return f'<td data-name="previous">{number(was)}</td>'
         sign = {"better": "▲ better", "worse": "▼ worse", "same": "same"}[change]
+        if was and change != "same":
+            sign += f", {(check['value'] - was) / abs(was):+.1%}"
         return f'<td data-name="previous">{number(was)} <small class="{change}">{sign}</small></td>'
 
     def digest(self, found: Found) -> str:
