@@ -2,7 +2,8 @@
 
 `posterior` is exact Bayes for the model that generates the world. It conditions on
 
-1. the parameters of the world, the day's legitimate orders by event, and every event's hype;
+1. the parameters of the world, the day's legitimate orders by event, the seats that those of the
+   whole sale leave (fraudulent orders come last, and go away without one), and every event's hype;
 2. the account: when it was opened, and its latent activity and tastes (drawn alike for all);
 3. all orders of the account up to and including this one in `known_ts` order: their times,
    events and published columns;
@@ -13,8 +14,9 @@ Identifiers of cards, devices and addresses, views, amounts and other accounts' 
 conditionally independent of the archetype given these, so no model that sees only what is
 published before the order can beat it. It is more than a model can see (2 is latent), hence a
 bound, not a promise. An account's chance to be chosen for one of a day's orders is treated as a
-Poisson rate (relative error: its share of the orders), and the few fraudulent orders that find
-no seat are ignored (`DayPlan.unserved`, about 1 in 5,000).
+Poisson rate (relative error: its share of the orders). That an abuser may have tried before and
+found no seat (`DayPlan.unserved`, none in the default world) is ignored: where a sixth of the
+frauds go away so, the posterior is 2 to 3 % low.
 
 `row_posterior` conditions on the world's parameters, the event and the order's own columns only;
 an abuser's age is taken as its age at its first order.
@@ -149,6 +151,7 @@ class Oracle:
     def _looked(self, planned: DayPlan, orders: Orders) -> Floats:
         look = self.look(orders)
         look[:, 2] *= self._bot_lift(planned, orders)
+        look[:, 1:] *= _seated(planned, orders)[:, None]
         return look
 
     def _history(self, wanted: Bools) -> _Seen:
@@ -288,6 +291,20 @@ class Oracle:
         arrivals = np.array(config.abuser_arrivals)
         arrivals = arrivals * (1.0 + (np.array(ORDERS_PER_ABUSER) - 1.0) * later)
         return Priors(owner * (1.0 - taken), owner * taken, arrivals * abuser_age_density(age))
+
+
+def _seated(planned: DayPlan, orders: Orders) -> Bools:
+    """Which orders would find seats if they were fraudulent."""
+    seats = planned.seats[np.searchsorted(planned.sales.event, orders.event_id)]
+    fraud = planned.fraud
+    # Events and moments of a day on one line, so that one search finds both.
+    began = orders.event_id * (2 * DAY_US)
+    at = fraud.event * (2 * DAY_US) + fraud.known_us - planned.start_us
+    order = np.argsort(at, kind="stable")
+    before = np.searchsorted(at[order], began + orders.known_ts - planned.start_us)
+    taken = np.append(0, np.cumsum(fraud.quantity[order]))
+    gone = taken[before] - taken[np.searchsorted(at[order], began)]
+    return np.asarray(seats - gone >= orders.quantity)
 
 
 def _moment(known_us: Ints, delay_us: Ints) -> Ints:

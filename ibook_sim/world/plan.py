@@ -58,6 +58,8 @@ class DayPlan:
     bot_weight: float
     """Sum over the legitimate orders of exp(BOT_HYPE * hype): normalises the bots' choice."""
     fraud: FraudOrders
+    seats: Ints
+    """Seats that the honest orders of a whole sale leave, by row of `sales`, as the day begins."""
     unserved: int
     """Fraudulent orders that found no seat and so never happened."""
 
@@ -102,6 +104,7 @@ class Plan:
         pull = np.bincount(category, sales.orders, len(CATEGORIES)) / self.slots.pull
         hyped: Floats = np.exp(BOT_HYPE * self.events.hype[sales.event]) * sales.orders
         start_us = self.start_us + day * DAY_US
+        seats = self.book.seats_left[sales.event]
         fraud, unserved = self._fraud(day, pace, sales, hyped)
         planned = DayPlan(
             day=day,
@@ -114,6 +117,7 @@ class Plan:
             pull_of_day=pull,
             bot_weight=float(hyped.sum()),
             fraud=fraud,
+            seats=seats,
             unserved=unserved,
         )
         self._time += pace
