@@ -12,9 +12,9 @@ from ibook_assets.core.ids import MAX_ID, NAME_PATTERN
 from ibook_assets.core.tables import TRANSACTIONS
 
 CENTS: Final = 100
-_END: Final = r"$(?!\n)"
+TEXT_END: Final = r"$(?!\n)"
 """End of a text: Python's `$` alone lets a trailing newline through."""
-_NAME: Final = NAME_PATTERN.removesuffix("$") + _END
+NAME: Final = NAME_PATTERN.removesuffix("$") + TEXT_END
 MAX_ID_CHARS: Final = 128
 """Longest identifier text a request may carry (characters)."""
 
@@ -29,7 +29,7 @@ def _choice(column: str) -> Meta:
     spec = TRANSACTIONS.column(column)
     allowed = spec.allowed or ()
     return Meta(
-        pattern=f"^({'|'.join(allowed)}){_END}",
+        pattern=f"^({'|'.join(allowed)}){TEXT_END}",
         description=spec.description,
         extra_json_schema={"enum": list(allowed)},
     )
@@ -58,7 +58,7 @@ Identifier = (
 Amount = (
     Annotated[int, Meta(ge=0, le=_MAX_AMOUNT)]
     | Annotated[float, Meta(ge=0, le=_MAX_AMOUNT)]
-    | Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?" + _END)]
+    | Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?" + TEXT_END)]
 )
 
 
@@ -72,7 +72,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Meta(description="Total charged, in currency units with at most two decimals"),
     ]
     request_id: Annotated[
-        Annotated[str, Meta(pattern=_NAME)] | None,
+        Annotated[str, Meta(pattern=NAME)] | None,
         Meta(description="Your name for this request; made up and returned when left out"),
     ] = None
     transaction_id: Annotated[Identifier | None, Meta(description="Order; returned as sent")] = None
@@ -194,7 +194,7 @@ class ReloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Optional expectation of a reload."""
 
     model_version: Annotated[
-        Annotated[str, Meta(pattern=_NAME)] | None,
+        Annotated[str, Meta(pattern=NAME)] | None,
         Meta(description="Version that must be serving afterwards"),
     ] = None
 
