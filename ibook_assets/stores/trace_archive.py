@@ -8,7 +8,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from ibook_assets.core.arrow import pc
+from ibook_assets.core.arrow import Column, pc
 from ibook_assets.core.messages import topic_of
 from ibook_assets.core.predictions import Trace, of_row, verify
 from ibook_assets.core.tables import PREDICTIONS
@@ -51,8 +51,8 @@ class TraceArchive:
     def find_in_lake(self, request_id: str, *, days: int = LOOK_BACK_DAYS) -> list[Trace]:
         """The same without the trace store."""
         wanted = pc.field("request_id") == request_id
-        for day in self.days()[::-1][:days]:
-            found = _traces(self._day(day).filter(wanted))
+        for day in self.days()[::-1][:days] if days else ():
+            found = _traces(self._day(day, wanted))
             for trace in found:
                 verify(trace, where=f"{trace.name} of {day}")
             if found:
@@ -91,13 +91,15 @@ class TraceArchive:
         counted = grouped.aggregate([("request_id", how) for how in ("count", "first", "last")])
         return counted.rename_columns(["artefact", "variant", "rows", "first", "last"])
 
-    def _day(self, day: str) -> pa.Table:
-        """The rows of a day, each once, landed or not."""
+    def _day(self, day: str, wanted: Column | None = None) -> pa.Table:
+        """The rows of a day, each once, landed or not; those that are `wanted`, or all."""
         parts = []
-        if day in self._lake.partitions(LANDED):
-            parts.append(self._lake.read(LANDED, [day], spec=PREDICTIONS))
-        if day in self._unlanded_days(self._lake.partitions(LANDED)):
-            parts.append(self._files.day(_TOPIC, PREDICTIONS, date.fromisoformat(day))[0])
+        landed = self._lake.partitions(LANDED)
+        if day in landed:
+            parts.append(self._lake.read(LANDED, [day], filters=wanted, spec=PREDICTIONS))
+        if day in self._unlanded_days(landed):
+            rows, _ = self._files.day(_TOPIC, PREDICTIONS, date.fromisoformat(day))
+            parts.append(rows if wanted is None else rows.filter(wanted))
         return _once(pa.concat_tables([PREDICTIONS.schema.empty_table(), *parts]))
 
     def _unlanded_days(self, landed: list[str]) -> list[str]:
