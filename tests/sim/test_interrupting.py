@@ -14,24 +14,31 @@ PLENTY = "5000000"
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "going"),
     [
-        ["run", "fraud-attack", "--drift-transactions", PLENTY],
-        ["mix", "--scenarios", "flash-sale:50,null:50", "--duration", "40h"],
+        # The progress bar is drawn once the run listens for the signal, ...
+        (["run", "fraud-attack", "--drift-transactions", PLENTY], b"orders"),
+        (["mix", "--scenarios", "flash-sale:50,null:50", "--duration", "40h"], b"orders"),
+        # ... in real time once the first requests were sent.
+        (["realtime", "--rps", "50", "--duration", "1h"], b" sent"),
     ],
-    ids=["run", "mix"],
+    ids=["run", "mix", "realtime"],
 )
-def test_ctrl_c_ends_with_a_report_of_what_was_played(command: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_ends_with_a_report_of_what_was_played(
+    command: list[str], going: bytes, tmp_path: Path
+) -> None:
     out = tmp_path / "report.html"
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "ibook_sim", *command, "-o", str(out)],
         stdout=subprocess.PIPE,
         stderr=terminal,
+        env=os.environ | {"API_BASE_URL": "", "COLUMNS": "200"},
     )
     try:
-        # The progress bar is drawn once the run listens for the signal.
-        assert os.read(screen, 1)
+        drawn = b""
+        while going not in drawn:
+            drawn += os.read(screen, 1_024)
         process.send_signal(signal.SIGINT)
         shown, _ = process.communicate(timeout=100)
     finally:

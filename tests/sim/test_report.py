@@ -99,8 +99,11 @@ def test_a_failing_objective_is_exit_code_one() -> None:
         (["run", "drift", "--duration", "x"], "no duration"),
         (["mix", "--scenarios", "drift"], "name:weight"),
         (["run", "mix", "--drift-level", "0.5"], "as its parts do"),
+        (["run", "replay", "--day", "2026-01-01"], "say with --folder"),
+        (["run", "replay", "--folder", "nowhere"], "holds no recorded days"),
+        (["run", "drift", "--folder", "nowhere"], "no recorded days"),
     ],
-    ids=["name", "duration", "weights", "drifting mix"],
+    ids=["name", "duration", "weights", "drifting mix", "no folder", "no days", "a world"],
 )
 def test_bad_input_is_exit_code_two(arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(app, arguments)
