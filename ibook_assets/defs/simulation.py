@@ -50,16 +50,26 @@ def simulation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     return [*scenario_day_assets(settings), _report(settings)]
 
 
-def verdict(family: Family, checks: Sequence[Check]) -> dg.AssetCheckResult:
-    """Whether all objectives of `family` hold; without any it passes and says `not judged`."""
+def verdict(family: Family, checks: Sequence[Check], *, name: str) -> dg.AssetCheckResult:
+    """Whether all objectives of `family` hold; without any it passes and says `not judged`.
+
+    Dagster keeps the newest result of a check, whatever the partition, so it says whose it is.
+    """
     own = [check for check in checks if check.family == family]
+    said = "; ".join(map(_said, own)) or "not judged, the scenario has no such objective"
     return dg.AssetCheckResult(
         asset_key=REPORT,
         check_name=family,
         passed=all(check.passed for check in own),
         severity=dg.AssetCheckSeverity.ERROR,
-        description="; ".join(map(_said, own)) or "not judged: the scenario has no such objective",
-        metadata={"objectives": _table(own)} if own else {"judged": False},
+        description=f"{name}: {said}",
+        metadata={
+            "scenario": name,
+            "judged": bool(own),
+            **_values(own),
+            **{f"{check.name}, limit": check.limit for check in own},
+            **({"objectives": _table(own)} if own else {}),
+        },
     )
 
 
@@ -94,7 +104,7 @@ def _report(settings: Settings) -> dg.AssetsDefinition:
         checks = judged(result)
         yield dg.MaterializeResult(
             metadata=_shown(result, checks, kept),
-            check_results=[verdict(family, checks) for family in FAMILIES],
+            check_results=[verdict(family, checks, name=plan.scenario.name) for family in FAMILIES],
             data_version=dg.DataVersion(result.digest),
         )
 
@@ -118,10 +128,7 @@ def _shown(
     result: RunResult, checks: Sequence[Check], kept: KeptReport
 ) -> Mapping[str, dg.MetadataValue | float | str]:
     broken = [check.name for check in checks if not check.passed]
-    values = {check.name: check.value for check in checks if not isnan(check.value)}
     return {
-        # Numbers are plotted over a scenario's runs by Dagster.
-        **values,
         "verdict": f"failed: {', '.join(broken)}" if broken else "passed",
         "report": dg.MetadataValue.path(kept.page),
         "figures": dg.MetadataValue.path(kept.figures),
@@ -133,7 +140,13 @@ def _shown(
         "frauds": int((result.seen.archetype > 0).sum()),
         "objectives": _table(checks, kept.previous),
         "timeline": _timeline(result),
+        **_values(checks),
     }
+
+
+def _values(checks: Sequence[Check]) -> Mapping[str, float]:
+    """Measured values by objective; Dagster plots numbers over the runs."""
+    return {check.name: check.value for check in checks if not isnan(check.value)}
 
 
 def _compared(result: RunResult, previous: Mapping[str, Any] | None) -> str:
