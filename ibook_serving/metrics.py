@@ -11,10 +11,14 @@ import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ibook_assets.core.costs import CostModel
 from ibook_serving.ports import REVIEW, Deployment, Served
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.samples import Sample
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Read by prometheus_client when it is imported."""
@@ -118,6 +122,14 @@ class Metrics:
             "shadow_rows_lost", "Orders not shown to a shadow since the start, by why",
             ["why"], multiprocess_mode="livesum", **own,
         )  # fmt: skip
+        self._processes = Gauge(
+            "processes", "API processes that answer", multiprocess_mode="livesum", **own
+        )  # fmt: skip
+        self._processes.set(1)
+        self._since = Gauge(
+            "start_time_seconds", "When counting began (Unix time)", multiprocess_mode="min", **own
+        )  # fmt: skip
+        self._since.set_to_current_time()
         # Finding a labelled child costs more than counting with it.
         self._child = cache(lambda metric, *labels: metric.labels(*labels))
 
@@ -177,12 +189,23 @@ class Metrics:
 
 def exposition() -> bytes:
     """The metrics of all processes as text; reads files, so not for the event loop."""
-    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import generate_latest
+
+    return generate_latest(_all_processes())
+
+
+def samples() -> list[Sample]:
+    """The same, each number by itself."""
+    return [sample for family in _all_processes().collect() for sample in family.samples]
+
+
+def _all_processes() -> CollectorRegistry:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+    return registry
 
 
 def forget_process(pid: int) -> None:

@@ -221,6 +221,11 @@ class ScoringService:
         finally:
             self._explaining -= len(wanted)
 
+    @property
+    def deployment(self) -> Deployment | None:
+        """What answers at present; None while nothing is promoted."""
+        return self._deployments.loaded
+
     def health(self) -> Health:
         """Whether a model is loaded."""
         loaded = self._deployments.loaded is not None
