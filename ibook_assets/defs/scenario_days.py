@@ -1,6 +1,6 @@
 """Days of the simulator's scenarios, and the truth beside them. No other group reads from here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Final
@@ -23,6 +23,7 @@ from ibook_assets.defs.partitions import (
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
 from ibook_assets.defs.sources import Delivery
+from ibook_assets.stores.lake import Receipt
 from ibook_sim.scenario_days import ScenarioDays, scenarios_with_days
 from ibook_sim.scenarios import scenario
 
@@ -44,7 +45,7 @@ class ScenarioSource:
 
 @lru_cache(maxsize=2)
 def days_of(name: str, seed: int, start_date: date) -> ScenarioDays:
-    # One world a process and scenario: its plan is shared by every table and day.
+    """The scenario's days; one world a process, its plan is shared by every table and day."""
     return ScenarioDays(scenario(name), seed=seed, start_date=start_date)
 
 
@@ -149,7 +150,7 @@ def _truth(settings: Settings) -> dg.AssetsDefinition:
     def truth(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult[None]:
         from ibook_assets.stores.bulk import Write, write_all
 
-        receipts = []
+        receipts: dict[str, list[Receipt]] = {}
         for name, days in _asked(context).items():
             table = "/".join((*TRUTH_KEY.path, name))
             truths = ScenarioSource(name, settings).days.truth(
@@ -158,11 +159,12 @@ def _truth(settings: Settings) -> dg.AssetsDefinition:
             writes = (
                 Write(table, day.isoformat(), rows, TRUTH_ORDERS) for day, rows in truths.items()
             )
-            for receipt in write_all(lake.tables, writes, precommit=live_run_check(context)):
-                receipts.append(receipt)
+            commit = live_run_check(context)
+            receipts[name] = list(write_all(lake.tables, writes, precommit=commit))
+            for receipt in receipts[name]:
                 key = _partition(str(receipt.partition), name)
                 context.add_asset_metadata(summary(receipt), partition_key=key)
-        return dg.MaterializeResult(metadata={"rows_by_day": rows_by_day(receipts)})
+        return dg.MaterializeResult(metadata=_plots(receipts))
 
     return truth
 
@@ -179,6 +181,10 @@ def _asked(context: dg.AssetExecutionContext) -> Mapping[str, list[str]]:
 
 def _partition(day: str, name: str) -> dg.MultiPartitionKey:
     return dg.MultiPartitionKey({DAY: day, SCENARIO: name})
+
+
+def _plots(receipts: Mapping[str, Sequence[Receipt]]) -> Mapping[str, dg.MetadataValue]:
+    return {f"rows_by_day, {name}": rows_by_day(written) for name, written in receipts.items()}
 
 
 def _landed_result(
@@ -201,9 +207,7 @@ def _landed_result(
     meant = {name for name in landed if scenario(name).chaos.corrupt_share > 0.0}
     return dg.MaterializeResult(
         asset_key=key,
-        metadata={
-            "rows_by_day": rows_by_day([one.receipt for days in landed.values() for one in days])
-        },
+        metadata=_plots({name: [one.receipt for one in days] for name, days in landed.items()}),
         check_results=[
             dg.AssetCheckResult(
                 check_name=REFUSED_AS_MEANT,
