@@ -21,6 +21,7 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 PREDICT: Final = msgspec.json.Decoder(PredictRequest)
 RELOAD: Final = msgspec.json.Decoder(ReloadRequest)
 
+_UNKNOWN_ROW: Final[Row] = dict.fromkeys(TRANSACTIONS.column_names)
 _ID_FIELDS: Final = ("transaction_id", "promoter_id", "card_id", "device_id", "ip_id")
 _SAME_FIELDS: Final = ("quantity", "tier", "channel", "declines", "avs_match", "device_accounts")
 _SCALED_FIELDS: Final = (
@@ -93,7 +94,7 @@ def order_row(order: Order, *, path: str, now_us: int) -> Row:
     if occurred_us < 0:
         where = f"{path}.occurred_at"
         raise invalid_field(where, "must be 1970 or later", order.occurred_at)
-    row: Row = dict.fromkeys(TRANSACTIONS.column_names)
+    row = _UNKNOWN_ROW.copy()
     row["occurred_ts"] = row["known_ts"] = occurred_us
     row["user_id"] = entity_id(order.user_id)
     row["event_id"] = entity_id(order.event_id)

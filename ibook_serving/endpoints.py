@@ -225,18 +225,15 @@ async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECON
         ProblemError: 413 above `limit` bytes, 408 when it takes longer than `seconds`, 400 when
             the client hangs up.
     """
-    too_large = ProblemError(
-        413, "Body too large", f"The body may have {limit} bytes at most; split the request."
-    )
     if int(request.headers.get("content-length", 0)) > limit:
-        raise too_large
+        raise _too_large(limit)
     body = b""
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
-                body += chunk
+                body = body + chunk if body else chunk
                 if len(body) > limit:
-                    raise too_large
+                    raise _too_large(limit)
     except TimeoutError as error:
         raise ProblemError(
             408,
@@ -249,3 +246,9 @@ async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECON
             400, "Incomplete body", "The connection closed before the body was complete."
         ) from error
     return body
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        413, "Body too large", f"The body may have {limit} bytes at most; split the request."
+    )

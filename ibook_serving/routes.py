@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,6 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ibook_serving.problems import PROBLEM_TYPE, ProblemDocument
+
+_ENCODER: Final = msgspec.json.Encoder()
+_JSON_TYPE: Final = (b"content-type", b"application/json")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -60,23 +63,28 @@ class RouteSpec:
     problems: Mapping[int, str] = field(default_factory=dict)
     """Status and cause of the problem documents this route answers with; BODY_PROBLEMS are
     added to those of a route with a body."""
-    documented: bool = True
-    """Whether it is part of the interface; what only our own page reads is not."""
+
+
+class JsonResponse(Response):
+    """JSON that is encoded already; its headers need no encoding either."""
+
+    def __init__(self, body: bytes, status: int) -> None:
+        self.status_code = status
+        self.body = body
+        self.background = None
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), _JSON_TYPE]
 
 
 def json_response(document: msgspec.Struct, status: int = 200) -> Response:
     """`document` as JSON."""
-    return Response(
-        msgspec.json.encode(document), status_code=status, media_type="application/json"
-    )
+    return JsonResponse(_ENCODER.encode(document), status)
 
 
 _REF: Final = "#/components/schemas/{name}"
 
 
-def openapi_document(specs: Sequence[RouteSpec], *, version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of those of `specs` that are documented."""
-    routes = [spec for spec in specs if spec.documented]
+def openapi_document(routes: tuple[RouteSpec, ...], *, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of `routes`."""
     types: dict[str, type[msgspec.Struct]] = {ProblemDocument.__name__: ProblemDocument}
     for route in routes:
         answers = [a.type for a in route.answers.values() if isinstance(a, Answer)]

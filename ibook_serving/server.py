@@ -29,6 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ibook_assets.core.settings import Settings
+from ibook_serving.dispatch import Dispatcher
 from ibook_serving.docs_page import docs_page
 from ibook_serving.endpoints import Endpoints
 from ibook_serving.metrics import Metrics, forget_process
@@ -102,21 +103,14 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
     """Serves one scoring service over HTTP from several supervised API processes."""
 
     def __init__(
-        self,
-        settings: Settings,
-        service: ScoringService,
-        metrics: Metrics,
-        spans: Spans,
-        *,
-        beside: Sequence[RouteSpec] = (),
+        self, settings: Settings, service: ScoringService, metrics: Metrics, spans: Spans
     ) -> None:
-        """Make a server; `beside` are routes other than the service's own."""
         self._settings = settings
         self._service = service
         self._metrics = metrics
         self._spans = spans
         self._endpoints = Endpoints(service, settings)
-        self._operations = (*self._endpoints.operations(), *beside)
+        self._scoring: dict[str, Endpoint] = {}
         super().__init__(
             ScoringApi(spec=ScoringSpec(self._endpoints.scoring())),
             accelerator="cpu",
@@ -127,6 +121,8 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
         self.app.add_exception_handler(HTTPException, answer_http_error)
         self.app.add_exception_handler(ProblemError, answer_problem)
         self.app.add_exception_handler(Exception, answer_crash)
+        self.entry = Dispatcher(self.app, self._scoring)
+        """What the HTTP server calls."""
 
     def serve(self, on_ready: Callable[[bytes], None]) -> bool:
         """Run until a signal (True) or until API processes keep dying (False).
@@ -145,6 +141,9 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             log_config=None,
             access_log=False,
             server_header=False,
+            # Nothing asks who the client is, and finding out costs something each time.
+            proxy_headers=False,
+            ws="none",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         return self._stopped_on_request
@@ -165,7 +164,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
 
     def _document(self) -> None:
         """Replace FastAPI's documents, which know nothing of our routes and need a CDN."""
-        routes = (*self._endpoints.scoring(), *self._operations)
+        routes = (*self._endpoints.scoring(), *self._endpoints.operations())
         document = openapi_document(routes, version=API_VERSION)
         encoded, page = msgspec.json.encode(document), docs_page(document)
         ours = {
@@ -178,16 +177,20 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             known.append(Route(path, _static(content, media_type), methods=["GET"]))
 
     def _register_internal_endpoints(self) -> None:
-        self._add_routes((r.path, r.endpoint, r.methods) for r in self._operations)
+        self._add_routes((r.path, r.endpoint, r.methods) for r in self._endpoints.operations())
 
     def _register_spec_endpoints(self, lit_api: ls.LitAPI) -> None:
         # FastAPI's dependency resolution costs more than decoding a request; these need none.
-        self._add_routes(lit_api.spec.endpoints)
+        self._scoring.update(self._add_routes(lit_api.spec.endpoints))
 
-    def _add_routes(self, routes: Iterable[tuple[str, Endpoint, Sequence[str]]]) -> None:
+    def _add_routes(
+        self, routes: Iterable[tuple[str, Endpoint, Sequence[str]]]
+    ) -> dict[str, Endpoint]:
+        added = {}
         for path, endpoint, methods in routes:
-            seen = observed(path, endpoint, self._metrics, self._spans)
-            self.app.router.routes.append(Route(path, seen, methods=list(methods)))
+            added[path] = observed(path, endpoint, self._metrics, self._spans)
+            self.app.router.routes.append(Route(path, added[path], methods=list(methods)))
+        return added
 
     def _register_middleware(self) -> None:
         """Leaves LitServe's gzip out: answers are small, compressing them is not free."""
@@ -219,7 +222,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
         def serve_process(index: int, ready: Connection) -> None:
             os.environ["LITSERVE_WORKER_ID"] = str(index)
             config = uvicorn.Config(
-                self.app,
+                self.entry,
                 port=port,
                 log_level=log_level,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
