@@ -77,8 +77,6 @@ class Orders:
     """Columns of `TRANSACTIONS`."""
     archetype: Ints
     posterior: Floats
-    row_posterior: Floats
-    """P(fraud | the order alone), by who knows of the drift."""
     score: Floats
     found: PartFound
 
@@ -93,7 +91,6 @@ class Orders:
             self.sent.take(array(rows)),
             self.archetype[rows],
             self.posterior[rows],
-            self.row_posterior[rows],
             self.score[rows],
             self.found,
         )
@@ -231,14 +228,14 @@ def _orders(
     n = sent.num_rows
     if truth is None:
         unknown = np.full(n, np.nan)
-        return Orders(sent, np.full(n, UNKNOWN_TRUTH), unknown, unknown, unknown, found)
-    row_posterior = np.asarray(truth["row_posterior"], dtype=np.float64)
+        return Orders(sent, np.full(n, UNKNOWN_TRUTH), unknown, unknown, found)
+    if score is None:
+        score = np.asarray(truth["row_posterior"], dtype=np.float64)
     return Orders(
         sent=sent,
         archetype=integers(truth["archetype"], null=0),
         posterior=np.asarray(truth["posterior"], dtype=np.float64),
-        row_posterior=row_posterior,
-        score=row_posterior if score is None else score,
+        score=score,
         found=found,
     )
 

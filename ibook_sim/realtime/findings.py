@@ -10,13 +10,13 @@ import numpy as np
 from ibook_assets.core.arrow import integers
 from ibook_sim.chaos import request_faults
 from ibook_sim.findings import Pace, RunResult, Seen
-from ibook_sim.playing import age_seconds
+from ibook_sim.playing import ROW_POSTERIOR, age_seconds
 from ibook_sim.realtime.recording import BROKEN, TIMED_OUT, UNANSWERED
 from ibook_sim.realtime.running import Run
 from ibook_sim.recordings import rows_digest
 from ibook_sim.world.randomness import Floats
 
-SYNTHETIC: Final = "the world's own row posterior (synthetic answers, not a trained model)"
+SYNTHETIC: Final = f"synthetic answers, the {ROW_POSTERIOR}"
 """Who scores when no API is asked."""
 
 

@@ -227,10 +227,3 @@ def _latency_curve(seen: Seen) -> list[list[float]]:
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def as_shown(found: Mapping[str, Any]) -> str:
-    """The verdict in a word."""
-    if found.get("interrupted"):
-        return "interrupted"
-    return "passed" if found["passed"] else "failed"

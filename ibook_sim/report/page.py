@@ -8,7 +8,6 @@ from html import escape
 from typing import Any, Final
 
 from ibook_sim.report.charts import Series, calibration, distribution, short, timeline
-from ibook_sim.report.document import as_shown
 from ibook_sim.report.drift import drift_section
 from ibook_sim.report.objectives import Before, objectives
 from ibook_sim.report.pace import pace_section
@@ -43,8 +42,11 @@ def rendered(found: Found, *, previous: Found | None = None) -> str:
 
 def verdict(found: Found) -> str:
     """passed, failed, invalid (the generator fell behind) or interrupted."""
-    behind = any(c["name"] == "rate" and not c["passed"] for c in found["checks"])
-    return "invalid" if behind else as_shown(found)
+    if found["interrupted"]:
+        return "interrupted"
+    if any(c["name"] == "rate" and not c["passed"] for c in found["checks"]):
+        return "invalid"
+    return "passed" if found["passed"] else "failed"
 
 
 def _verdict(found: Found, word: str) -> str:

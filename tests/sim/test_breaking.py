@@ -26,6 +26,7 @@ from ibook_sim.realtime.load import simulated
 from ibook_sim.realtime.recording import Answer
 from ibook_sim.realtime.running import Run
 from ibook_sim.recordings import Recording, record
+from ibook_sim.report import page
 from ibook_sim.running import planned, run
 from ibook_sim.scenarios import Scenario, mixed, parse_weights, scenario, scenarios
 from ibook_sim.scenarios.spec import Service
@@ -196,6 +197,7 @@ def test_a_generator_that_falls_behind_breaks_the_rate() -> None:
     # One connection at 12.5 ms a request sends 80 of the 100 a second.
     late = paced(1, service_seconds=0.0125)
     assert not check(late, "rate").passed
+    assert "INVALID" in page(late)
     assert not check(late, "latency").passed
 
 

@@ -11,6 +11,10 @@ from typer.testing import CliRunner
 
 from ibook_assets.core.errors import ContractError
 from ibook_sim.cli import app
+from ibook_sim.realtime.findings import findings
+from ibook_sim.realtime.load import simulated
+from ibook_sim.realtime.recording import Recording
+from ibook_sim.realtime.running import Run
 from ibook_sim.report import page, read_summary, summary, write_report
 from ibook_sim.running import RunResult, planned, run
 from ibook_sim.scenarios import scenario
@@ -56,6 +60,21 @@ def test_a_broken_objective_is_the_verdict(result: RunResult) -> None:
     timid = replace(result, seen=replace(result.seen, score=np.zeros(3_000)))
     assert "FAILED" in page(timid)
     assert not summary(timid)["passed"]
+
+
+def test_equal_runs_give_equal_documents(result: RunResult) -> None:
+    again = run(planned(scenario("system-degradation"), seed=7, orders=3_000))
+    assert json.dumps(summary(again)) == json.dumps(summary(result))
+    assert page(again) == page(result)
+
+
+def test_a_run_that_was_stopped_before_its_first_request_has_a_page() -> None:
+    load = simulated(scenario("normal-traffic"), seed=7, rps=10.0, seconds=1.0)
+    recording = Recording(load.due, 1e-9)
+    recording.interrupted = True
+    stopped = findings(Run(load, None, None, recording, None))
+    assert "INTERRUPTED" in page(stopped)
+    assert json.dumps(summary(stopped), allow_nan=False)
 
 
 def test_confusion_counts_every_order_once(result: RunResult) -> None:
