@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ class RouteSpec:
     problems: Mapping[int, str] = field(default_factory=dict)
     """Status and cause of the problem documents this route answers with; BODY_PROBLEMS are
     added to those of a route with a body."""
+    documented: bool = True
+    """Whether it is part of the interface; what only our own page reads is not."""
 
 
 class JsonResponse(Response):
@@ -83,8 +85,9 @@ def json_response(document: msgspec.Struct, status: int = 200) -> Response:
 _REF: Final = "#/components/schemas/{name}"
 
 
-def openapi_document(routes: tuple[RouteSpec, ...], *, version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of `routes`."""
+def openapi_document(specs: Sequence[RouteSpec], *, version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of those of `specs` that are documented."""
+    routes = [spec for spec in specs if spec.documented]
     types: dict[str, type[msgspec.Struct]] = {ProblemDocument.__name__: ProblemDocument}
     for route in routes:
         answers = [a.type for a in route.answers.values() if isinstance(a, Answer)]

@@ -103,13 +103,21 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
     """Serves one scoring service over HTTP from several supervised API processes."""
 
     def __init__(
-        self, settings: Settings, service: ScoringService, metrics: Metrics, spans: Spans
+        self,
+        settings: Settings,
+        service: ScoringService,
+        metrics: Metrics,
+        spans: Spans,
+        *,
+        beside: Sequence[RouteSpec] = (),
     ) -> None:
+        """Make a server; `beside` are routes other than the service's own."""
         self._settings = settings
         self._service = service
         self._metrics = metrics
         self._spans = spans
         self._endpoints = Endpoints(service, settings)
+        self._operations = (*self._endpoints.operations(), *beside)
         self._scoring: dict[str, Endpoint] = {}
         super().__init__(
             ScoringApi(spec=ScoringSpec(self._endpoints.scoring())),
@@ -164,7 +172,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
 
     def _document(self) -> None:
         """Replace FastAPI's documents, which know nothing of our routes and need a CDN."""
-        routes = (*self._endpoints.scoring(), *self._endpoints.operations())
+        routes = (*self._endpoints.scoring(), *self._operations)
         document = openapi_document(routes, version=API_VERSION)
         encoded, page = msgspec.json.encode(document), docs_page(document)
         ours = {
@@ -177,7 +185,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             known.append(Route(path, _static(content, media_type), methods=["GET"]))
 
     def _register_internal_endpoints(self) -> None:
-        self._add_routes((r.path, r.endpoint, r.methods) for r in self._endpoints.operations())
+        self._add_routes((r.path, r.endpoint, r.methods) for r in self._operations)
 
     def _register_spec_endpoints(self, lit_api: ls.LitAPI) -> None:
         # FastAPI's dependency resolution costs more than decoding a request; these need none.
