@@ -98,7 +98,7 @@ def order_row(order: Order, *, path: str, now_us: int) -> Row:
     row["occurred_ts"] = row["known_ts"] = occurred_us
     row["user_id"] = entity_id(order.user_id)
     row["event_id"] = entity_id(order.event_id)
-    row["amount_cents"] = _cents(order.amount, path=f"{path}.amount")
+    row["amount_cents"] = cents(order.amount, path=f"{path}.amount")
     for name in _ID_FIELDS:
         value = getattr(order, name)
         row[name] = None if value is None else entity_id(value)
@@ -110,10 +110,11 @@ def order_row(order: Order, *, path: str, now_us: int) -> Row:
     return row
 
 
-def _cents(amount: float | str, *, path: str) -> int:
+def cents(amount: float | str, *, path: str) -> int:
+    """`amount`, in currency units, in cents; ProblemError naming `path` unless they are whole."""
     units = float(amount)
-    cents = round(units * CENTS)
+    whole = round(units * CENTS)
     # Division rounds correctly, so only the float nearest to a whole number of cents comes back.
-    if cents / CENTS != units:
+    if whole / CENTS != units:
         raise invalid_field(path, "must have at most two decimals", amount)
-    return cents
+    return whole
