@@ -16,9 +16,9 @@ from ibook_assets.core.errors import ContractError, NotFoundError
 from ibook_assets.core.manifest import SnapshotManifest
 from ibook_assets.core.monitoring import DriftDecision, Kind, Values, Windows, drift_of
 from ibook_assets.core.monitoring.columns import Ints
-from ibook_assets.core.monitoring.feature_columns import feature_columns
+from ibook_assets.core.monitoring.feature_columns import FeatureColumns, feature_columns
 from ibook_assets.core.monitoring.record import PERSISTENCE, DriftRecord, confirmed
-from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.promotion import PromotedModel, PromotionRecord
 from ibook_assets.core.times import DAY_US, day_of, day_start_us
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.blobs import Blobs
@@ -59,18 +59,8 @@ def compare_day(
     if champion is None:
         return Compared(_no_champion(use_case, day), {}, {}, {})
     model = champion.model
-    redefined = [
-        view for view, spec in use_case.spec_hashes.items() if model.spec_hashes.get(view) != spec
-    ]
-    columns = feature_columns(use_case.features, reference_days=REFERENCE_DAYS, redefined=redefined)
+    columns, reference = _reference(lake, use_case, model)
     names = list(columns.kinds)
-    if not names:
-        msg = (
-            f"every feature view has been defined anew since {model.model_version} was trained; "
-            f"train {use_case.name} again, then there is something to compare"
-        )
-        raise ContractError(msg)
-    reference = _reference(lake, use_case, model.training_snapshot, names)
     batch = batch_vectors(lake, names, day)
     current = {name: np.ascontiguousarray(batch.values[:, i]) for i, name in enumerate(names)}
     decision = drift_of(
@@ -143,12 +133,33 @@ def _just_before(blobs: Blobs, use_case: str, day: str) -> list[DriftRecord]:
     return found
 
 
-def _reference(lake: Lake, use_case: UseCase, snapshot: str, names: list[str]) -> _Reference:
-    rows = read_training_set(lake, use_case.name, snapshot, columns=["known_ts", *names])
-    days = integers(rows["known_ts"], null=0) // DAY_US
+def _reference(
+    lake: Lake, use_case: UseCase, model: PromotedModel
+) -> tuple[FeatureColumns, _Reference]:
+    """The last days of the model's training set, and what of them can be compared."""
+    times = read_training_set(lake, use_case.name, model.training_snapshot, columns=["known_ts"])
+    days = integers(times["known_ts"], null=0) // DAY_US
     kept = days > days.max() - REFERENCE_DAYS
-    columns = {name: np.asarray(rows[name].to_numpy())[kept] for name in names}
-    return _Reference(columns, days[kept])
+    columns = feature_columns(
+        use_case.features,
+        reference_days=np.unique(days[kept]).size,
+        redefined=[
+            view
+            for view, spec in use_case.spec_hashes.items()
+            if model.spec_hashes.get(view) != spec
+        ],
+    )
+    if not columns.kinds:
+        msg = (
+            f"no feature can be compared with what {model.model_version} learnt from: "
+            f"{'; '.join(sorted(set(columns.left_out.values())))}. Train {use_case.name} again"
+        )
+        raise ContractError(msg)
+    rows = read_training_set(
+        lake, use_case.name, model.training_snapshot, columns=list(columns.kinds)
+    )
+    values = {name: np.asarray(rows[name].to_numpy())[kept] for name in columns.kinds}
+    return columns, _Reference(values, days[kept])
 
 
 def _new_days(lake: Lake, snapshot: str, day: str) -> int:
