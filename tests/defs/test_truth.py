@@ -13,7 +13,6 @@ from typing import Any, Final
 import dagster as dg
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
 import pytest
 
 from ibook_assets.core import fact_rules, facts, skew, tables
@@ -26,10 +25,11 @@ from ibook_assets.core.tables import RAW_TABLES, TRUTH_ORDERS, Column, TableSpec
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.partitions import SIMULATION, TRUTH
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.stores.blobs import Blobs, BlobStat, Data
+from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
+from tests.defs.watched import Watched
 
 TOLD: Final = frozenset(TRUTH_ORDERS.column_names) - {TRUTH_ORDERS.time_column, *TRUTH_ORDERS.key}
 """Columns that say what only the simulator knows."""
@@ -238,52 +238,6 @@ def test_a_planted_column_is_found() -> None:
 
 
 # In a byte, and in a read.
-
-
-class Watched:
-    """A store that notes the keys of everything that is asked of it."""
-
-    def __init__(self, inner: Blobs, seen: set[str]) -> None:
-        self._inner = inner
-        self._seen = seen
-
-    @property
-    def uri(self) -> str:
-        self._seen.add("")
-        return self._inner.uri
-
-    def put(self, key: str, data: Data) -> None:
-        self._inner.put(key, data)
-
-    def create(self, key: str, data: Data) -> None:
-        self._inner.create(key, data)
-
-    def delete(self, key: str) -> None:
-        self._inner.delete(key)
-
-    def get(self, key: str) -> bytes:
-        self._seen.add(key)
-        return self._inner.get(key)
-
-    def stat(self, key: str) -> BlobStat:
-        self._seen.add(key)
-        return self._inner.stat(key)
-
-    def exists(self, key: str) -> bool:
-        self._seen.add(key)
-        return self._inner.exists(key)
-
-    def list(self, prefix: str = "") -> list[str]:
-        self._seen.add(prefix)
-        return self._inner.list(prefix)
-
-    def location(self, key: str) -> str:
-        self._seen.add(key)
-        return self._inner.location(key)
-
-    def arrow_source(self, key: str) -> tuple[pyarrow.fs.FileSystem, str]:
-        self._seen.add(key)
-        return self._inner.arrow_source(key)
 
 
 def forbidden(seen: Iterable[str]) -> set[str]:
