@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.blobs import open_blobs
+from ibook_serving.admin import AdminEndpoints
 from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
 from ibook_serving.history import open_history
 from ibook_serving.metrics import Metrics
-from ibook_serving.ports import NoRecorder, Recorder
+from ibook_serving.ports import Deployment, NoRecorder, Recorder
 from ibook_serving.published import PublishedModels
 from ibook_serving.recording import trace_recorder
 from ibook_serving.server import ScoringServer
 from ibook_serving.service import ScoringService
 from ibook_serving.spans import Spans
+from ibook_serving.switching import Switcher
 
 
 def build_server(settings: Settings) -> ScoringServer:
     """A server of what is promoted in the lake of `settings`; it opens no connection yet."""
     check_binding(settings)
     metrics = Metrics(FRAUD.costs)
-    return ScoringServer(settings, build_service(settings, metrics), metrics, Spans(settings))
-
-
-def build_service(settings: Settings, metrics: Metrics) -> ScoringService:
-    """The fraud service, to be started in the process that answers."""
     blobs = open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url)
     models = PublishedModels(blobs, FRAUD)
+    deployments = Follower("model", models.newest, models.load, hide=blobs.uri)
+    service = build_service(settings, deployments, metrics)
+    admin = AdminEndpoints(settings, service, deployments, Switcher(blobs, models), hide=blobs.uri)
+    return ScoringServer(settings, service, metrics, Spans(settings), beside=admin.routes())
+
+
+def build_service(
+    settings: Settings, deployments: Follower[PromotionRecord, Deployment], metrics: Metrics
+) -> ScoringService:
+    """The fraud service, to be started in the process that answers."""
     return ScoringService(
         FRAUD.name,
-        deployments=Follower("model", models.newest, models.load, hide=blobs.uri),
+        deployments=deployments,
         features=open_history(
             settings.live_store,
             settings.online_path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Sequence
 from typing import Final, get_args
@@ -20,10 +19,8 @@ from ibook_serving.api import (
     PredictRequest,
     PredictResponse,
     Readiness,
-    ReloadRequest,
-    ReloadResponse,
 )
-from ibook_serving.decode import PREDICT, RELOAD, Row, decode_body, order_row
+from ibook_serving.decode import PREDICT, Row, decode_body, order_row
 from ibook_serving.metrics import CONTENT_TYPE as METRICS_TYPE
 from ibook_serving.metrics import MIXED, exposition
 from ibook_serving.observing import VARIANT
@@ -122,26 +119,6 @@ class Endpoints:
                 description="In Prometheus' text format; times are seconds, money is cents.",
                 answers={200: TextAnswer("Metrics", METRICS_TYPE, examples.METRICS)},
             ),
-            RouteSpec(
-                path="/admin/reload",
-                methods=("POST",),
-                endpoint=self.reload,
-                summary="Look for a newly promoted model now",
-                description="Every process does so by itself several times a second; this answers "
-                "once the process that got the request has.",
-                body=ReloadRequest,
-                body_example=ReloadRequest(),
-                body_required=False,
-                security=("adminKey",),
-                answers={200: Answer("What serves now", ReloadResponse, examples.RELOADED)},
-                problems={
-                    401: "Wrong key: the x-api-key header is missing or not the key",
-                    403: "Closed: the server has no IBOOK_ADMIN_KEY",
-                    409: "Not serving that version: the expected version is not what is promoted, "
-                    "or it was refused",
-                    503: "Not ready: no model is promoted",
-                },
-            ),
         )
 
     async def predict(self, request: Request) -> Response:
@@ -177,23 +154,6 @@ class Endpoints:
         """GET /readyz."""
         readiness = self._service.readiness()
         return json_response(readiness, 200 if readiness.ready else 503)
-
-    async def reload(self, request: Request) -> Response:
-        """POST /admin/reload."""
-        self._authorize(request)
-        body = await read_body(request, self._settings.max_body_bytes)
-        expected = decode_body(body, RELOAD).model_version if body else None
-        return json_response(await self._service.reload(expected))
-
-    def _authorize(self, request: Request) -> None:
-        key = self._settings.admin_key
-        if key is None or not key.get_secret_value():
-            raise ProblemError(
-                403, "Closed", "Admin routes are closed; set IBOOK_ADMIN_KEY to open them."
-            )
-        sent = request.headers.get("x-api-key", "").encode("latin-1")
-        if not hmac.compare_digest(sent, key.get_secret_value().encode()):
-            raise ProblemError(401, "Wrong key", "Send the admin key in the x-api-key header.")
 
 
 def _rows(orders: Sequence[Order]) -> list[Row]:

@@ -30,6 +30,11 @@ class PublishedModels:
         # Weak: models live as long as a deployment or a request in flight has them.
         self._loaded: WeakValueDictionary[str, LoadedModel] = WeakValueDictionary()
 
+    @property
+    def use_case(self) -> str:
+        """Name of the use case."""
+        return self._use_case.name
+
     def newest(self) -> Publication[PromotionRecord] | None:
         """The newest entry of the promotion log, None before the first. Cheap enough to poll."""
         self._newest = self._log.current(self._use_case.name, known=self._newest)
@@ -49,9 +54,9 @@ class PublishedModels:
             ContractError: a model and its record, or its features and ours, do not agree.
         """
         route = record.routing
-        champion = Lane(route.base, "champion", route.base_share, self._model(record.model))
+        champion = Lane(route.base, "champion", route.base_share, self.model(record.model))
         beside = tuple(
-            Lane(c.variant, c.stage, c.share, self._model(c.model)) for c in record.challengers
+            Lane(c.variant, c.stage, c.share, self.model(c.model)) for c in record.challengers
         )
         lanes = {lane.variant: lane for lane in (champion, *beside)}
         return Deployment(
@@ -66,7 +71,8 @@ class PublishedModels:
             else None,
         )
 
-    def _model(self, promoted: PromotedModel) -> LoadedModel:
+    def model(self, promoted: PromotedModel) -> LoadedModel:
+        """One model of the log, loaded, verified and warm; raises as `load` does."""
         # Who judged it and how does not change what is loaded.
         key = promoted.model_dump_json(exclude={"gate", "git_sha", "mlflow_run_id"})
         found = self._loaded.get(key)

@@ -26,6 +26,7 @@ from ibook_assets.core.promotion import (
     PromotionDraft,
     PromotionRecord,
 )
+from ibook_assets.core.rollout import Entrant, entering
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import BundleInfo, ModelBundle, model_bytes, sha256_hex
@@ -36,6 +37,7 @@ from ibook_assets.stores.promotions import PromotionLog
 
 ADMIN_KEY: Final = "correct-horse-battery-staple"
 ORDER: Final = {"user_id": 1042, "event_id": 17, "amount": 120.5}
+WHO: Final = {"actor": "test", "reason": "serving tests"}
 START_SECONDS: Final = 60.0
 ROOT: Final = Path(__file__).parents[2]
 
@@ -75,31 +77,46 @@ def small_bundle(version: str, *, seed: int, threshold: float = 0.5) -> ModelBun
 
 def promote(settings: Settings, bundle: ModelBundle) -> PromotionRecord:
     """Publish and promote `bundle` as the promotion asset does."""
-    blobs = open_blobs(settings.lake)
-    log = PromotionLog(blobs)
+    log = promotions(settings)
     current = log.current(FRAUD.name)
-    draft = PromotionDraft(
-        use_case=FRAUD.name,
-        model=PromotedModel(
-            model_version=bundle.version,
-            artefact=publish_artefact(blobs, FRAUD.name, bundle.files(), sha256=bundle.sha256()),
-            feature_names=bundle.feature_names,
-            spec_hashes=bundle.info.spec_hashes,
-            threshold=bundle.threshold,
-            training_snapshot=bundle.info.training_snapshot,
-            git_sha="0" * 40,
-            gate=GateRecord(
-                use_case=FRAUD.name,
-                version=bundle.version,
-                champion_version=current.model_version if current else None,
-                passed=True,
-                rules=(),
-            ),
-        ),
-        actor="test",
-        reason="serving tests",
-    )
+    draft = PromotionDraft(use_case=FRAUD.name, model=published(settings, bundle, current), **WHO)
     return log.promote(draft, expected_parent=current.sha256 if current else None)
+
+
+def challenge(settings: Settings, bundle: ModelBundle, wanted: Entrant) -> PromotionRecord:
+    """Publish `bundle` and let it stand beside the champion as the promotion asset does."""
+    log = promotions(settings)
+    current = log.require_current(FRAUD.name)
+    draft = entering(current, published(settings, bundle, current), wanted, **WHO)
+    return log.challenge(draft, expected_parent=current.sha256)
+
+
+def promotions(settings: Settings) -> PromotionLog:
+    """The promotion log."""
+    return PromotionLog(open_blobs(settings.lake))
+
+
+def published(
+    settings: Settings, bundle: ModelBundle, champion: PromotionRecord | None
+) -> PromotedModel:
+    """`bundle` with an open gate, its files where serving reads them."""
+    blobs = open_blobs(settings.lake)
+    return PromotedModel(
+        model_version=bundle.version,
+        artefact=publish_artefact(blobs, FRAUD.name, bundle.files(), sha256=bundle.sha256()),
+        feature_names=bundle.feature_names,
+        spec_hashes=bundle.info.spec_hashes,
+        threshold=bundle.threshold,
+        training_snapshot=bundle.info.training_snapshot,
+        git_sha="0" * 40,
+        gate=GateRecord(
+            use_case=FRAUD.name,
+            version=bundle.version,
+            champion_version=champion.model_version if champion else None,
+            passed=True,
+            rules=(),
+        ),
+    )
 
 
 def eventually(condition: Callable[[], bool], *, what: str, seconds: float = 30.0) -> None:
@@ -186,15 +203,19 @@ def _is_recorder(pid: str) -> bool:
 
 @contextmanager
 def running(
-    settings: Settings, *, processes: int = 1, environment: Mapping[str, str] | None = None
+    settings: Settings,
+    *,
+    processes: int = 1,
+    environment: Mapping[str, str] | None = None,
+    port: int | None = None,
 ) -> Iterator[RunningServer]:
-    """A real server on a free port, ended and waited for whatever happens."""
-    port = free_port()
+    """A real server, on a free port if none is given, ended and waited for whatever happens."""
+    port = port or free_port()
     log_path = settings.home / f"server-{port}.log"
     settings.home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-W", "error::DeprecationWarning:ibook", "-m", "ibook_serving"]
     command += ["--port", str(port), "--processes", str(processes)]
-    with log_path.open("w") as log:
+    with log_path.open("a") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
