@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +23,9 @@ from starlette.types import Message
 
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.ids import NAME_PATTERN, check_name
+from ibook_assets.core.settings import Settings
 from ibook_assets.stores.claims import Claims, Found
+from ibook_assets.stores.traces import open_traces
 from ibook_serving.problems import ProblemError, invalid_field
 from ibook_serving.routes import Endpoint
 
@@ -34,7 +36,7 @@ POLL_SECONDS: Final = 0.02
 STORE_SECONDS: Final = 5.0
 """How long a claim may take before the request is refused: its answer could not be kept."""
 
-PARAMETER: Final = {
+IDEMPOTENCY_KEY: Final = {
     "name": HEADER,
     "in": "header",
     "required": False,
@@ -42,17 +44,19 @@ PARAMETER: Final = {
     " the same answer, and nothing happens twice.",
     "schema": {"type": "string", "pattern": NAME_PATTERN},
 }
-PROBLEMS: Final = {
+"""The header, as the OpenAPI document describes it."""
+KEY_PROBLEMS: Final = {
     409: "In flight: a request with this idempotency key is being answered; Retry-After says when "
     "to come back",
     422: "Invalid field: names the path, the value and what is allowed; or the idempotency key was "
     "used for another request",
 }
+"""How a route that takes it refuses a request because of it."""
 
 _ERRORS: Final = 300
 
 T = TypeVar("T")
-ReadBody = Callable[[Request, int], Any]
+ReadBody = Callable[[Request, int], Awaitable[bytes]]
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -156,6 +160,15 @@ class Idempotent:
     @cached_property
     def _claims(self) -> Claims:
         return self._open_claims()
+
+
+def idempotent(settings: Settings, read_body: ReadBody) -> Idempotent:
+    """What answers keys once on the machine of `settings`."""
+    return Idempotent(
+        lambda: Claims(open_traces(settings).environment),
+        read_body,
+        max_body_bytes=settings.max_body_bytes,
+    )
 
 
 def _key_of(request: Request) -> str | None:

@@ -27,10 +27,11 @@ from ibook_assets.core.times import MINUTE_US, to_us
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.outbox import Entry
 from ibook_assets.stores.promotions import PromotionLog
-from ibook_assets.stores.traces import TraceStore
-from ibook_serving import idempotency
+from ibook_assets.stores.traces import TraceStore, open_traces
 from ibook_serving.api import NAME, Amount, Identifier
 from ibook_serving.decode import cents, decode_body
+from ibook_serving.endpoints import read_body
+from ibook_serving.idempotency import IDEMPOTENCY_KEY, KEY_PROBLEMS, idempotent
 from ibook_serving.problems import ProblemError, invalid_field
 from ibook_serving.routes import Answer, RouteSpec, json_response
 
@@ -85,32 +86,18 @@ _BODY: Final = msgspec.json.Decoder(OutcomesRequest)
 class Outcomes:
     """Keeps reported outcomes durably beside the traces, from where they are shipped."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        blobs: Blobs,
-        use_case: str,
-        *,
-        open_store: Callable[[], TraceStore],
-        once: Callable[[Any], Any],
-        read_body: idempotency.ReadBody,
-    ) -> None:
+    def __init__(self, settings: Settings, blobs: Blobs, use_case: str) -> None:
         """Make the route; nothing is opened yet.
 
         Args:
             settings: limits, and whether anything is logged.
             blobs: the lake, whose promotion log names experiments.
             use_case: whose log.
-            open_store: opens the trace store in the process that answers.
-            once: answers requests with an idempotency key once.
-            read_body: reads a request's body within limits, awaited.
         """
         self._settings = settings
         self._log = PromotionLog(blobs)
         self._use_case = use_case
-        self._open_store = open_store
-        self._once = once
-        self._read_body = read_body
+        self._idempotent = idempotent(settings, read_body)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
         self._waiting = 0
         self._head: PromotionRecord | None = None
@@ -122,7 +109,7 @@ class Outcomes:
             RouteSpec(
                 path="/experiments/{experiment}/outcomes",
                 methods=("POST",),
-                endpoint=self._once(self.report),
+                endpoint=self._idempotent.once(self.report),
                 summary="Report what became of predictions",
                 description="Outcomes are on the disk when this answers and join the prediction "
                 "log. The same outcome reported again counts once; of several outcomes of one "
@@ -137,11 +124,11 @@ class Outcomes:
                         "description": "An experiment that the promotion log names.",
                         "schema": {"type": "string", "pattern": NAME_PATTERN},
                     },
-                    idempotency.PARAMETER,
+                    IDEMPOTENCY_KEY,
                 ),
                 answers={202: Answer("They are kept", OutcomesResponse, OutcomesResponse(2, 0))},
                 problems={
-                    **idempotency.PROBLEMS,
+                    **KEY_PROBLEMS,
                     404: "Unknown experiment: the promotion log names no such experiment",
                     503: "Unavailable: nothing can be kept now",
                 },
@@ -151,7 +138,7 @@ class Outcomes:
     async def report(self, request: Request) -> Response:
         """POST /experiments/{experiment}/outcomes."""
         experiment = _name(request.path_params["experiment"])
-        body = await self._read_body(request, self._settings.max_body_bytes)
+        body = await read_body(request, self._settings.max_body_bytes)
         reported = decode_body(body, _BODY).outcomes
         if len(reported) > self._settings.max_batch_rows:
             raise ProblemError(
@@ -210,7 +197,7 @@ class Outcomes:
 
     @cached_property
     def _store(self) -> TraceStore:
-        return self._open_store()
+        return open_traces(self._settings)
 
 
 def _row(outcome: Outcome, experiment: str, path: str, now_us: int) -> dict[str, Any]:
