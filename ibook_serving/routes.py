@@ -83,6 +83,7 @@ def json_response(document: msgspec.Struct, status: int = 200) -> Response:
 
 
 _REF: Final = "#/components/schemas/{name}"
+_IN_NAMES: Final = str.maketrans("/", "_", "{}")
 
 
 def openapi_document(specs: Sequence[RouteSpec], *, version: str) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def openapi_document(specs: Sequence[RouteSpec], *, version: str) -> dict[str, A
 
 
 def _operation(route: RouteSpec, method: str) -> dict[str, object]:
-    name = route.path.strip("/").replace("/", "_") or "root"
+    name = route.path.strip("/").translate(_IN_NAMES) or "root"
     refused = route.problems if route.body is None else {**BODY_PROBLEMS, **route.problems}
     operation: dict[str, object] = {
         "operationId": f"{method.lower()}_{name}",
