@@ -30,7 +30,6 @@ from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.training_data import newest_snapshot
 from ibook_assets.training.drift_page import drift_page
-from tests.defs.conftest import run
 from tests.promotion_drafts import a_draft, stored_artefact
 
 FIRST, LAST = "2026-01-01", "2026-01-26"
@@ -54,14 +53,31 @@ def settings_in(home: Path) -> Settings:
     )
 
 
+def materialise(
+    settings: Settings, keys: Sequence[Sequence[str]], days: tuple[str, str] | None = None
+) -> None:
+    """Without the checks, which recompute features in SQL."""
+    selection = dg.AssetSelection.assets(*(dg.AssetKey(key) for key in keys)).without_checks()
+    job = dg.define_asset_job("without_checks", selection=selection)
+    defs = dg.Definitions.merge(build_defs(settings), dg.Definitions(jobs=[job]))
+    first, last = days or ("", "")
+    tags = {
+        "dagster/asset_partition_range_start": first,
+        "dagster/asset_partition_range_end": last,
+    }
+    with dg.DagsterInstance.ephemeral(tempdir=str(settings.home)) as instance:
+        found = defs.resolve_job_def("without_checks")
+        found.execute_in_process(instance=instance, tags=tags if days else None)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features of some weeks, a training set, and a champion that learnt from it."""
     home = tmp_path_factory.mktemp("trained")
     settings = settings_in(home)
-    run(settings, DAILY, days=(FIRST, BEFORE))
-    run(settings, [["fraud", "training_set"]])
-    run(settings, DAILY[1:], days=(DAY, DAY))
+    materialise(settings, DAILY, days=(FIRST, BEFORE))
+    materialise(settings, [["fraud", "training_set"]])
+    materialise(settings, DAILY[1:], days=(DAY, DAY))
     lake = lake_of(settings)
     draft = a_draft("v1", artefact=stored_artefact(lake.blobs))
     model = draft.model.model_copy(
