@@ -126,6 +126,8 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             timeout=False,
         )
         self._document()
+        # A redirect to the path without its slash would be an error that is no problem document.
+        self.app.router.redirect_slashes = False
         self.app.add_exception_handler(HTTPException, answer_http_error)
         self.app.add_exception_handler(ProblemError, answer_problem)
         self.app.add_exception_handler(Exception, answer_crash)
