@@ -13,7 +13,12 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import dagster as dg
 
-from ibook_assets.core.errors import ContractError, GateClosedError, RunNotLiveError
+from ibook_assets.core.errors import (
+    ContractError,
+    GateClosedError,
+    NoPromotedModelError,
+    RunNotLiveError,
+)
 from ibook_assets.core.settings import Settings
 
 P = ParamSpec("P")
@@ -47,7 +52,7 @@ def _no_retry() -> Iterator[None]:
     die_with_parent()
     try:
         yield
-    except (ContractError, GateClosedError, RunNotLiveError) as error:
+    except (ContractError, GateClosedError, NoPromotedModelError, RunNotLiveError) as error:
         description = f"{type(error).__name__}: {error}"
         raise dg.Failure(description=description, allow_retries=False) from error
 

@@ -148,14 +148,25 @@ def test_a_family_without_objectives_passes_and_says_so() -> None:
     assert found.metadata["judged"].value is False
 
 
-def test_options_that_contradict_each_other_end_the_run_without_retry(small: Settings) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"duration": "1m", "drift_transactions": 500}, "both set the number of orders"),
+        ({"duration": "a while"}, "is no duration"),
+        ({"model": "champion"}, "NoPromotedModelError"),
+        ({"model": "/nowhere"}, "/nowhere has no"),
+    ],
+    ids=["contradiction", "no_duration", "nothing_promoted", "no_model"],
+)
+def test_options_that_cannot_be_met_end_the_run_without_retry(
+    small: Settings, options: dict[str, Any], message: str
+) -> None:
     settings = small.model_copy(update={"task_retries": 2})
-    options = {"duration": "1m", "drift_transactions": 500}
     result = materialise(
         settings, [REPORT], partition="null", options=options, raise_on_error=False
     )
     (failed,) = result.get_step_failure_events()
-    assert "both set the number of orders" in str(failed.event_specific_data)
+    assert message in str(failed.event_specific_data)
     assert dg.DagsterEventType.STEP_UP_FOR_RETRY not in {e.event_type for e in result.all_events}
     assert lake_of(settings).blobs.list("reports/") == []
 
