@@ -10,7 +10,9 @@ from ibook_serving.admin import AdminEndpoints
 from ibook_serving.binding import check_binding
 from ibook_serving.following import Follower
 from ibook_serving.history import open_history
+from ibook_serving.lookup import Lookup
 from ibook_serving.metrics import Metrics
+from ibook_serving.outcomes import Outcomes
 from ibook_serving.ports import Deployment, NoRecorder, Recorder
 from ibook_serving.published import PublishedModels
 from ibook_serving.recording import trace_recorder
@@ -29,7 +31,10 @@ def build_server(settings: Settings) -> ScoringServer:
     deployments = Follower("model", models.newest, models.load, hide=blobs.uri)
     service = build_service(settings, deployments, metrics)
     admin = AdminEndpoints(settings, service, deployments, Switcher(blobs, models), hide=blobs.uri)
-    return ScoringServer(settings, service, metrics, Spans(settings), beside=admin.routes())
+    lookup = Lookup(settings, blobs, lambda: service.deployment)
+    outcomes = Outcomes(settings, blobs, FRAUD.name)
+    beside = (*admin.routes(), *lookup.routes(), *outcomes.routes())
+    return ScoringServer(settings, service, metrics, Spans(settings), beside=beside)
 
 
 def build_service(

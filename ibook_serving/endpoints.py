@@ -21,6 +21,7 @@ from ibook_serving.api import (
     Readiness,
 )
 from ibook_serving.decode import PREDICT, Row, decode_body, order_row
+from ibook_serving.idempotency import IDEMPOTENCY_KEY, KEY_PROBLEMS, idempotent
 from ibook_serving.metrics import CONTENT_TYPE as METRICS_TYPE
 from ibook_serving.metrics import MIXED, exposition
 from ibook_serving.observing import VARIANT
@@ -46,6 +47,7 @@ class Endpoints:
     def __init__(self, service: ScoringService, settings: Settings) -> None:
         self._service = service
         self._settings = settings
+        self._idempotent = idempotent(settings, read_body)
 
     def scoring(self) -> tuple[RouteSpec, ...]:
         """Routes that score: the short path and the use case's own."""
@@ -54,20 +56,21 @@ class Endpoints:
             RouteSpec(
                 path=path,
                 methods=("POST",),
-                endpoint=self.predict,
+                endpoint=self._idempotent.once(self.predict),
                 summary="Score ticket orders for fraud",
                 description=f"Takes up to {limits}. Only `user_id`, `event_id` and `amount` are "
                 "required; what else is known makes the score better. A prediction whose "
                 "`degraded` is not empty was made without something and says what.",
                 body=PredictRequest,
                 body_example=examples.PREDICT_BODY,
-                parameters=(_EXPLAIN_PARAMETER,),
+                parameters=(_EXPLAIN_PARAMETER, IDEMPOTENCY_KEY),
                 answers={
                     200: Answer(
                         "One prediction for each request", PredictResponse, examples.PREDICTED
                     )
                 },
                 problems={
+                    **KEY_PROBLEMS,
                     413: f"Too large: more than {limits}",
                     500: "Internal error: the cause is in the server's log",
                     503: "Not ready or overloaded: no model is promoted, or Retry-After says when "

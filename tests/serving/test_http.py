@@ -221,6 +221,8 @@ def test_the_openapi_document_is_valid_and_its_examples_are_true(served: Running
         "/admin/models",
         "/admin/switch-model",
         "/admin/reload",
+        "/traces/{request_id}",
+        "/experiments/{experiment}/outcomes",
     }
     for path, item in document["paths"].items():
         for method, operation in item.items():
@@ -246,11 +248,14 @@ def _check_operation(
         conforms(example, body)
     if path == "/admin/switch-model":
         example = {"version": "fraud-v1", "target": "all"}
-    answer = served.client.request(method, path, json=example, headers={"x-api-key": ADMIN_KEY})
-    assert answer.status_code == 200, (path, answer.text)
     for response in operation["responses"].values():
         (content,) = response["content"].values()
         conforms(content["example"], content)
+    if "{experiment}" in path:
+        return  # Only an experiment that runs takes outcomes; test_outcomes.py has one.
+    place = path.format(request_id=served.predict()[0]["request_id"])
+    answer = served.client.request(method, place, json=example, headers={"x-api-key": ADMIN_KEY})
+    assert answer.status_code == 200, (path, answer.text)
     ((media_type, content),) = operation["responses"]["200"]["content"].items()
     assert answer.headers["content-type"] == media_type
     conforms(answer.json() if media_type == "application/json" else answer.text, content)
