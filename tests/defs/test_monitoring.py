@@ -14,7 +14,7 @@ import pytest
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.monitoring import drift_of
+from ibook_assets.core.monitoring import Kind, drift_of
 from ibook_assets.core.monitoring.record import DriftRecord
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.settings import Settings
@@ -253,3 +253,35 @@ def _evidently_agrees(shop: Settings) -> None:
     assert page.columns == tuple(names)
     assert page.share == pytest.approx(drift_of(reference, current, kinds).distance_share)
     assert 0 < page.share < 1
+
+
+@pytest.mark.slow
+def test_columns_of_every_kind_break_no_page_and_count_as_in_the_decision() -> None:
+    rng = np.random.default_rng(0)
+    rows, now = 3_000, 300
+    lone, other = np.full(rows, np.nan), np.full(now, np.nan)
+    lone[5], other[3] = 1.0, 2.0
+    reference = {
+        "constant": np.full(rows, 3.0),
+        "jump": np.full(rows, 3.0),
+        "one value": lone,
+        "texts": np.array(["a", "b", None] * (rows // 3), dtype=object),
+        "codes": rng.integers(0, 3, rows).astype(np.float32),
+        "infinite": np.r_[np.full(5, np.inf), rng.normal(size=rows - 5)],
+        "heavy tail": rng.lognormal(20, 8, rows),
+    }
+    current = {
+        "constant": np.full(now, 3.0),
+        "jump": np.full(now, 4.0),
+        "one value": other,
+        "texts": np.array(["a", "z", None] * (now // 3), dtype=object),
+        "codes": rng.integers(0, 4, now).astype(np.float32),
+        "infinite": rng.normal(size=now),
+        "heavy tail": rng.lognormal(20, 8, now),
+    }
+    kinds: dict[str, Kind] = dict.fromkeys(reference, "numeric")
+    kinds["texts"] = kinds["codes"] = "categorical"
+    page = drift_page(reference, current, kinds)
+    assert page is not None
+    assert page.left_out == ()
+    assert page.share == drift_of(reference, current, kinds).distance_share
