@@ -9,15 +9,13 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
-from ibook_assets.core.costs import CostModel
 from ibook_assets.core.metrics import average_precision
+from ibook_assets.core.use_cases import FRAUD
 from ibook_sim.findings import PartFound, RunResult, Seen
 from ibook_sim.world.randomness import Bools, Floats, Ints
 
-COSTS: Final = CostModel(
-    loss_share=1.0, chargeback_fee_cents=1_500, review_cents=300, friction_share=0.05
-)
-"""What holding and passing orders costs in a simulated business."""
+COSTS: Final = FRAUD.costs
+"""What holding and passing orders costs; the platform's own, so that both mean one business."""
 DRIFT_DEVIATIONS: Final = 4.0
 """Standard deviations that the coins' share may be off the level asked."""
 MIN_RATE_SHARE: Final = 0.99

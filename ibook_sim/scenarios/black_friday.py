@@ -16,5 +16,7 @@ SCENARIO = Scenario(
         bursts=(Burst(at=0.1, width=0.1, share=0.25), Burst(at=0.7, width=0.1, share=0.25)),
     ),
     chaos=Chaos(latency_share=0.02, latency_ms=50.0, error_share=0.002),
-    objectives=Objectives(latency_p99_ms=400.0, error_share=0.005, honest_revenue_share=0.65),
+    objectives=Objectives(
+        latency_p99_ms=400.0, error_share=0.005, saved_share=0.6, honest_revenue_share=0.5
+    ),
 )

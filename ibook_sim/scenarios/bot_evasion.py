@@ -9,5 +9,5 @@ SCENARIO = Scenario(
     world={"fraud_share": 0.08, "archetype_mix": (0.1, 0.8, 0.05, 0.05)},
     traffic=Traffic(bursts=(Burst(at=0.3, width=0.1, share=0.4),)),
     drift=Drift(level=0.7, axes=("concept",)),
-    objectives=Objectives(oracle_share=0.2, saved_share=0.0, honest_revenue_share=0.55),
+    objectives=Objectives(oracle_share=0.2, saved_share=0.6, honest_revenue_share=0.45),
 )

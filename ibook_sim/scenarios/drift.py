@@ -12,7 +12,7 @@ SCENARIO = Scenario(
         drift_index_min=DRIFT_THRESHOLD,
         platform_rings=True,
         oracle_share=0.25,
-        saved_share=0.05,
-        honest_revenue_share=0.75,
+        saved_share=0.4,
+        honest_revenue_share=0.6,
     ),
 )

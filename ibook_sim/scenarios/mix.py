@@ -16,6 +16,6 @@ SCENARIO = Scenario(
         latency_p99_ms=500.0,
         error_share=0.01,
         freshness_p99_seconds=60.0,
-        honest_revenue_share=0.65,
+        honest_revenue_share=0.55,
     ),
 )

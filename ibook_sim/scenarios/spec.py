@@ -102,9 +102,9 @@ class Objectives(_Frozen):
     """Least of the most moved column's index: the drift must be visible."""
     platform_rings: bool = False
     """Whether the platform's own monitoring must call the orders drifted."""
-    saved_share: Annotated[float, Field(ge=-1.0, le=1.0)] | None = 0.15
+    saved_share: Annotated[float, Field(ge=-1.0, le=1.0)] | None = 0.5
     """Least money saved by holding orders, as a share of what perfect knowledge saves."""
-    honest_revenue_share: Share | None = 0.8
+    honest_revenue_share: Share | None = 0.65
     """Least share of honest revenue that is answered and not held."""
 
 

@@ -23,6 +23,6 @@ SCENARIO = Scenario(
         freshness_p99_seconds=120.0,
         labels_in_time_share=0.85,
         label_delay_p95_days=21.0,
-        honest_revenue_share=0.75,
+        honest_revenue_share=0.6,
     ),
 )
