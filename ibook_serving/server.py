@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from ibook_assets.core.settings import Settings
 from ibook_serving.dispatch import Dispatcher
 from ibook_serving.docs_page import docs_page
 from ibook_serving.endpoints import Endpoints
+from ibook_serving.heartbeat import Heartbeats
 from ibook_serving.metrics import Metrics, forget_process
 from ibook_serving.observing import observed
 from ibook_serving.problems import ProblemError, answer_crash, answer_http_error, answer_problem
@@ -85,18 +87,30 @@ class ScoringApi(ls.LitAPI):  # type: ignore[misc] # litserve has no types
 
 
 class _ApiProcess(uvicorn.Server):
-    """Uvicorn that reports once, when it has begun to answer."""
+    """Uvicorn that reports when it has begun to answer, and gives signs of life."""
 
-    def __init__(self, config: uvicorn.Config, service: ScoringService, ready: Connection) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: ScoringService,
+        ready: Connection,
+        beat: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._service = service
         self._ready = ready
+        self._beat = beat
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to answer, then tell the supervisor what with."""
         await super().startup(sockets)
         self._ready.send_bytes(msgspec.json.encode(self._service.readiness()))
         self._ready.close()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Part of uvicorn.Server: runs ten times a second in the event loop."""
+        self._beat()
+        return await super().on_tick(counter)
 
 
 class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
@@ -228,6 +242,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
     ) -> dict[int, Any]:
         del uvicorn_worker_type
         self._supervisor_pid = os.getpid()
+        heartbeats = Heartbeats(num_uvicorn_servers)
 
         def serve_process(index: int, ready: Connection) -> None:
             os.environ["LITSERVE_WORKER_ID"] = str(index)
@@ -238,7 +253,8 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
                 timeout_graceful_shutdown=DRAIN_SECONDS,
                 **options,
             )
-            _ApiProcess(config, self._service, ready).run(sockets)
+            beat = partial(heartbeats.beat, index)
+            _ApiProcess(config, self._service, ready, beat).run(sockets)
 
         # Connections wait in the listener's queue while a dead process is replaced.
         for listener in sockets:
@@ -249,6 +265,7 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
             processes=num_uvicorn_servers,
             drain_seconds=DRAIN_SECONDS + 2,
             listeners=sockets,
+            heartbeats=heartbeats,
             on_death=forget_process,
             attendant=None if self._settings.prediction_log == "off" else self._ship,
         )

@@ -16,9 +16,16 @@ from multiprocessing.context import ForkProcess
 from types import FrameType
 from typing import Final
 
+from ibook_serving.heartbeat import Heartbeats
+
 MAX_RESTARTS: Final = 5
 RESTART_WINDOW_SECONDS: Final = 60.0
 """More restarts than MAX_RESTARTS within this time end the server: something is wrong with it."""
+
+FROZEN_SECONDS: Final = 5.0
+"""A child that gave no sign of life for so long answers nobody: it is killed and replaced."""
+CHECK_SECONDS: Final = 1.0
+"""How often the children's signs of life are looked at."""
 
 ATTENDANT_PAUSE_SECONDS: Final = 1.0
 """Time before a dead attendant is replaced: it may die for a reason that lasts."""
@@ -45,6 +52,7 @@ class Supervisor:
         processes: int,
         drain_seconds: float,
         listeners: Sequence[socket.socket] = (),
+        heartbeats: Heartbeats | None = None,
         on_death: Callable[[int], None] = lambda _: None,
         attendant: Callable[[], None] | None = None,
     ) -> None:
@@ -55,12 +63,15 @@ class Supervisor:
             processes: how many children.
             drain_seconds: time they get to finish.
             listeners: sockets to close when stopping.
+            heartbeats: where children give signs of life; None: they need not.
             on_death: told the process id of a child that died.
             attendant: what the attendant runs, until SIGTERM; None: there is none.
         """
         self._serve = serve
         self._drain_seconds = drain_seconds
         self._listeners = listeners
+        self._heartbeats = heartbeats
+        self._checked_at = 0.0
         self._on_death = on_death
         self._attend = attendant
         self._attendant: ForkProcess | None = None
@@ -89,12 +100,13 @@ class Supervisor:
         while not self._stopping:
             sentinels = {child.sentinel: i for i, child in self._children.items()}
             attending = [] if self._attendant is None else [self._attendant.sentinel]
-            pause = ATTENDANT_PAUSE_SECONDS if self._attend and not attending else None
+            pause = ATTENDANT_PAUSE_SECONDS if self._attend and not attending else CHECK_SECONDS
             for event in wait([*sentinels, *self._pipes, *attending, self._waker], pause):
                 if isinstance(event, Connection):
                     self._read(event, on_ready)
                 elif event in sentinels and not self._replace(sentinels[event]):
                     return False
+            self._kill_frozen()
             self._look_after_attendant()
         return True
 
@@ -119,7 +131,23 @@ class Supervisor:
         _log.info("stopping", extra={"signal": signal.Signals(number).name})
         os.write(self._wakes, b"x")
 
+    def _kill_frozen(self) -> None:
+        since_last, self._checked_at = time.monotonic() - self._checked_at, time.monotonic()
+        # Who was held up itself cannot tell whether the children stood still for longer.
+        if self._heartbeats is None or since_last > FROZEN_SECONDS / 2:
+            return
+        for index, child in self._children.items():
+            silence = self._heartbeats.silence(index)
+            if silence > FROZEN_SECONDS and child.is_alive():
+                told = {"pid": child.pid, "silent_seconds": round(silence, 1)}
+                _log.error("API process is frozen; killing it", extra=told)
+                # Its death shows in the next round, which replaces it.
+                self._heartbeats.forget(index)
+                child.kill()
+
     def _fork(self, index: int) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.forget(index)
         receiver, sender = get_context("fork").Pipe(duplex=False)
         child = get_context("fork").Process(
             target=self._child, args=(index, sender), name=f"ibook-api-{index}"

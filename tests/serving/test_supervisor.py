@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from ibook_serving.heartbeat import Heartbeats
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +52,55 @@ stopped = supervisor.watch(begun)
 supervisor.stop()
 sys.exit(0 if stopped else 1)
 """
+
+
+FROZEN = """
+import sys, time
+from ibook_serving import supervisor as supervising
+from ibook_serving.heartbeat import Heartbeats
+from ibook_serving.logs import configure_logging
+
+supervising.FROZEN_SECONDS, supervising.CHECK_SECONDS = 0.8, 0.02
+beats = Heartbeats(2)
+
+def freeze(index, ready):
+    if index == 0:
+        beats.beat(index)
+        time.sleep(600)
+    while True:
+        beats.beat(index)
+        time.sleep(0.01)
+
+configure_logging()
+supervisor = supervising.Supervisor(freeze, processes=2, drain_seconds=5, heartbeats=beats)
+supervisor.start()
+stopped = supervisor.watch(lambda report: None)
+supervisor.stop()
+sys.exit(f"stopped={stopped}")
+"""
+
+
+def test_a_frozen_child_is_killed_and_replaced_and_a_living_one_is_not() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FROZEN], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    lines = [json.loads(line) for line in run.stderr.splitlines()[:-1]]
+    frozen = [line for line in lines if line["event"] == "API process is frozen; killing it"]
+    replaced = [line for line in lines if line["event"].startswith("API process died")]
+    assert len(frozen) == 6
+    assert [line["index"] for line in replaced] == [0] * 5
+    assert {line["pid"] for line in frozen} >= {line["pid"] for line in replaced}
+
+
+def test_silence_begins_with_the_first_sign_of_life() -> None:
+    now = 50.0
+    beats = Heartbeats(2, clock=lambda: now)
+    assert beats.silence(0) == 0
+    beats.beat(0)
+    now = 53.5
+    assert [beats.silence(0), beats.silence(1)] == [3.5, 0]
+    beats.forget(0)
+    assert beats.silence(0) == 0
 
 
 def test_children_that_keep_dying_end_the_server() -> None:
