@@ -80,7 +80,7 @@ class Deployment:
 
     sequence: int
     since_us: int
-    """When the record was written (microseconds, UTC)."""
+    """When the champion was promoted (microseconds, UTC)."""
     champion: Lane
     challengers: tuple[Lane, ...] = ()
     experiment: str | None = None

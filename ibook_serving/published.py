@@ -61,7 +61,7 @@ class PublishedModels:
         lanes = {lane.variant: lane for lane in (champion, *beside)}
         return Deployment(
             record.sequence,
-            to_us(record.promoted_at),
+            to_us(self._log.champion_since(record).promoted_at),
             champion,
             beside,
             record.experiment,

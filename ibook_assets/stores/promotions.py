@@ -172,19 +172,16 @@ class PromotionLog:
         newest = self.current(use_case)
         if newest is None:
             return []
-        records = []
-        for sequence in range(1, newest.sequence):
-            record = self._read(use_case, sequence)
-            if record is None:
-                msg = (
-                    f"entry {sequence} of the {use_case} promotions is missing: restore "
-                    f"{self._blobs.location(_key(use_case, sequence))} from a copy"
-                )
-                raise ContractError(msg)
-            records.append(record)
-        records.append(newest)
+        earlier = (self._require(use_case, n) for n in range(1, newest.sequence))
+        records = [*earlier, newest]
         verify_chain(records)
         return records
+
+    def champion_since(self, record: PromotionRecord) -> PromotionRecord:
+        """The promotion or rollback since which the champion of `record` serves."""
+        while record.action == "challenge":
+            record = self._require(record.use_case, record.sequence - 1)
+        return record
 
     def use_cases(self) -> list[str]:
         """Use cases that have a log, sorted."""
@@ -204,6 +201,16 @@ class PromotionLog:
     def _newest(self, use_case: str) -> PromotionRecord | None:
         keys = self._blobs.list(f"{_FOLDER}/{check_name(use_case, what='use case')}/")
         return self._read_key(keys[-1], use_case) if keys else None
+
+    def _require(self, use_case: str, sequence: int) -> PromotionRecord:
+        record = self._read(use_case, sequence)
+        if record is None:
+            msg = (
+                f"entry {sequence} of the {use_case} promotions is missing: restore "
+                f"{self._blobs.location(_key(use_case, sequence))} from a copy"
+            )
+            raise ContractError(msg)
+        return record
 
     def _read(self, use_case: str, sequence: int) -> PromotionRecord | None:
         try:

@@ -42,7 +42,9 @@ START_SECONDS: Final = 60.0
 ROOT: Final = Path(__file__).parents[2]
 
 
-def small_bundle(version: str, *, seed: int, threshold: float = 0.5) -> ModelBundle:
+def small_bundle(
+    version: str, *, seed: int, threshold: float = 0.5, rounds: int = 15
+) -> ModelBundle:
     """A fraud model over the whole catalogue, fitted on noise and the amount."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(400, len(FRAUD.features))).astype(np.float32)
@@ -53,7 +55,7 @@ def small_bundle(version: str, *, seed: int, threshold: float = 0.5) -> ModelBun
     booster = xgb.train(
         {"objective": "binary:logistic", "max_depth": 4, "nthread": 1, "seed": seed},
         xgb.DMatrix(x, y),
-        num_boost_round=15,
+        num_boost_round=rounds,
     )
     model = model_bytes(booster)
     info = BundleInfo(

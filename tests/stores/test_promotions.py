@@ -135,6 +135,7 @@ def test_a_challenger_enters_grows_and_is_withdrawn(log: PromotionLog, blobs: Bl
     assert (out.challengers, out.salt) == ((), None)
     assert [r.action for r in log.history("fraud")] == ["promote"] + ["challenge"] * 3
     assert log.history("fraud") == [first, entered, grown, out]
+    assert log.champion_since(out) == log.champion_since(first) == first
 
 
 def test_who_challenged_an_older_champion_loses_to_a_named_winner(
