@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+PEERS := .venv-peers
+PEERS_STAMP := $(PEERS)/.installed
 STATE := .ibook
 TEST_WORKERS ?= 2
 STREAM_LOG := $(STATE)/stream/stream.log
@@ -134,6 +136,9 @@ load: $(BENCH_STAMP) ## Locust against a running server (API_BASE_URL, IBOOK_LOA
 	@$(BIN)/locust -f bench/locustfile.py --headless --host $${API_BASE_URL:-http://127.0.0.1:8000} \
 	--users $$(( $${IBOOK_LOAD_RPS:-1000} / 10 )) --spawn-rate 100 --run-time $(or $(seconds),60)s --reset-stats
 
+.PHONY: bench-peers
+bench-peers: $(PEERS_STAMP) ## Install the benchmark's peers that need an environment of their own
+
 .PHONY: audit
 audit: $(STAMP) ## Known vulnerabilities of the locked packages, and an SBOM in reports/
 	@mkdir -p reports
@@ -163,4 +168,9 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(BIN)/uv
 
 $(BENCH_STAMP): requirements/bench.txt $(STAMP)
 	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/bench.txt --python $(BIN)/python
+	@touch $@
+
+$(PEERS_STAMP): requirements/bench-peers.txt | $(BIN)/uv
+	@$(BIN)/uv venv --quiet --python $(BIN)/python --clear $(PEERS)
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/bench-peers.txt --python $(PEERS)/bin/python
 	@touch $@
