@@ -14,7 +14,8 @@ import pyarrow as pa
 from kafka import KafkaConsumer
 
 from ibook_assets.core.errors import ConflictError, StoreUnavailableError
-from ibook_assets.core.promotion import Artefact
+from ibook_assets.core.promotion import Artefact, PromotionDraft, PromotionRecord
+from ibook_assets.core.rollout import Entrant, entering, withdrawing
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.log import LogAddress
@@ -69,9 +70,10 @@ def promote_until(
     target: int,
     notes: str,
 ) -> None:
-    """Promote again and again until the log has `target` entries.
+    """Promote, challenge, withdraw and roll back until the log has `target` entries.
 
-    `won <sequence> <sha256>` is noted after a promotion returned, `lost` after a conflict.
+    `won <sequence> <sha256>` is noted after an entry was written, `lost` after a conflict. Each
+    attempt has a reason of its own.
     """
     worker = Path(notes).name
     log = PromotionLog(open_blobs(uri, endpoint_url=endpoint_url))
@@ -82,15 +84,30 @@ def promote_until(
         if head is not None and head.sequence >= target:
             return
         attempt += 1
-        draft = a_draft(
-            f"{worker}-{attempt}", artefact=Artefact.model_validate(artefact), actor=worker
-        )
+        name = f"{worker}-{attempt}"
+        draft = a_draft(name, artefact=Artefact.model_validate(artefact), actor=worker, reason=name)
         try:
-            record = log.promote(draft, expected_parent=head.sha256 if head else None)
+            record = _append(log, head, draft, attempt)
         except ConflictError:
             os.write(descriptor, b"lost\n")
         else:
             os.write(descriptor, f"won {record.sequence} {record.sha256}\n".encode())
+
+
+def _append(
+    log: PromotionLog, head: PromotionRecord | None, draft: PromotionDraft, attempt: int
+) -> PromotionRecord:
+    """An entry after `head`: a promotion, or, two attempts of three, another action."""
+    if head is None or attempt % 3 == 0:
+        return log.promote(draft, expected_parent=head.sha256 if head else None)
+    parent, who = head.sha256, {"actor": draft.actor, "reason": draft.reason}
+    if head.challengers:
+        return log.challenge(withdrawing(head, None, **who), expected_parent=parent)
+    first = log.history("fraud")[0].model_version
+    if attempt % 3 == 1 or head.model_version == first:
+        canary = entering(head, draft.model, Entrant("canary"), **who)
+        return log.challenge(canary, expected_parent=parent)
+    return log.rollback("fraud", to=first, expected_parent=parent, **who)
 
 
 def land(

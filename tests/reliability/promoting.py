@@ -1,4 +1,4 @@
-"""Row 6: several processes promote at once and are killed at random; the log stays one chain."""
+"""Row 6: several processes change what serves at once and are killed at random; one chain stays."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ class Figures:
     """What happened; `gaps`, `shared_parents`, `lost` and `twice` must be zero."""
 
     promotions: int
+    """Entries of the log, of every action."""
+    challenges: int
+    rollbacks: int
     acknowledged: int
     conflicts: int
     kills: int
     gaps: int
     shared_parents: int
     lost: int
-    """Promotions that were acknowledged but are not in the log."""
+    """Entries that were acknowledged but are not in the log."""
     twice: int
     """Attempts that are in the log more than once."""
 
@@ -83,11 +86,13 @@ def _judged(log: PromotionLog, notes: Path, kills: int) -> Figures:
     stored = {str(record.sequence): record.sha256 for record in records}
     return Figures(
         promotions=len(records),
+        challenges=sum(record.action == "challenge" for record in records),
+        rollbacks=sum(record.action == "rollback" for record in records),
         acknowledged=len(won),
         conflicts=lines.count("lost"),
         kills=kills,
         gaps=records[-1].sequence - len(records),
         shared_parents=len(records) - len({record.parent_sha256 for record in records}),
         lost=sum(stored.get(sequence) != sha256 for sequence, sha256 in won),
-        twice=len(records) - len({record.model_version for record in records}),
+        twice=len(records) - len({record.reason for record in records}),
     )

@@ -30,6 +30,7 @@ def test_one_winner_per_parent(
     )
     assert figures.promotions >= 10
     assert figures.conflicts > 0
+    assert figures.challenges > 0
     assert (figures.gaps, figures.shared_parents, figures.lost, figures.twice) == (0, 0, 0, 0)
     # What was not acknowledged was committed by a process that was killed before it could say so.
     assert figures.promotions - figures.acknowledged <= figures.kills
