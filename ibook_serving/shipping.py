@@ -49,6 +49,8 @@ OWN_PARTITIONS: Final = 10_000
 broker: each trace store has one by the hash of where it is, and collisions are harmless."""
 
 _PR_SET_NAME: Final = 15
+_TROUBLE: Final = (StoreUnavailableError, ContractError)
+"""What ends when somebody mends it: a destination that is away, full, or refuses us."""
 
 _log = logging.getLogger(__name__)
 
@@ -208,14 +210,14 @@ class Shipper:
             try:
                 self.turn()
                 delay = POLL_SECONDS
-            except StoreUnavailableError as error:
+            except _TROUBLE as error:
                 delay = min(2 * delay, LAST_RETRY_SECONDS)
                 _log.warning("predictions wait", extra={"seconds": delay, "why": str(error)})
                 self._disconnect()
             stop.wait(delay)
         try:
             self.turn(everything=True)
-        except StoreUnavailableError as error:
+        except _TROUBLE as error:
             _log.warning("predictions stay for the next start", extra={"why": str(error)})
         self._disconnect()
 
