@@ -62,7 +62,7 @@ def _retraining(use_case: UseCase, settings: Settings, clock: Clock) -> dg.Senso
     )
     def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursor = EpisodeCursor.parse(context.cursor)
-        for seen in _observations(context.instance, drift_key(use_case), cursor.storage_id):
+        for seen in observations(context.instance, drift_key(use_case), cursor.storage_id):
             cursor = cursor.after(seen)
         step = _next_step(context.instance, cursor, use_case, settings, now=clock())
         return dg.SensorResult(
@@ -74,9 +74,10 @@ def _retraining(use_case: UseCase, settings: Settings, clock: Clock) -> dg.Senso
     return retraining
 
 
-def _observations(
+def observations(
     instance: dg.DagsterInstance, key: dg.AssetKey, after: int
 ) -> Iterator[Observation]:
+    """What the drift asset at `key` has said since the event `after`, oldest first."""
     found = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=key, after_storage_id=after or None),
         limit=READ_AT_ONCE,
