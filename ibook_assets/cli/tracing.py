@@ -312,7 +312,7 @@ def _print_report(report: _Report) -> None:
     # One damaged artefact is at fault in every prediction of its model.
     for what, count in list(Counter(named).items())[:FAULTS_SHOWN]:
         more = f" (and {count - 1:,} more)" if count > 1 else ""
-        errors.print(f"{what}{more}", style="red", soft_wrap=True)
+        errors.print(f"{what}{more}", style="red", soft_wrap=True, markup=False)
 
 
 def _reached_document(one: Reached) -> dict[str, Any]:
