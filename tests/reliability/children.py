@@ -101,13 +101,13 @@ def _append(
     if head is None or attempt % 3 == 0:
         return log.promote(draft, expected_parent=head.sha256 if head else None)
     parent, who = head.sha256, {"actor": draft.actor, "reason": draft.reason}
+    first = log.history("fraud")[0].model_version
+    if attempt % 3 == 1 and head.model_version != first:
+        return log.rollback("fraud", to=first, expected_parent=parent, **who)
     if head.challengers:
         return log.challenge(withdrawing(head, None, **who), expected_parent=parent)
-    first = log.history("fraud")[0].model_version
-    if attempt % 3 == 1 or head.model_version == first:
-        canary = entering(head, draft.model, Entrant("canary"), **who)
-        return log.challenge(canary, expected_parent=parent)
-    return log.rollback("fraud", to=first, expected_parent=parent, **who)
+    canary = entering(head, draft.model, Entrant("canary"), **who)
+    return log.challenge(canary, expected_parent=parent)
 
 
 def land(
