@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ _TEXTS: Final = {
     for name, column in _COLUMNS.items()
     if (codes := codes_of(FACT_TRANSACTIONS, name)) and pa.types.is_string(column.type)
 }
+_INTEGERS: Final = f"an integer from 0 to {MAX_ID}"
 _FLAGS: Final = frozenset(n for n, c in _COLUMNS.items() if pa.types.is_boolean(c.type))
 
 
@@ -31,23 +32,42 @@ def _refuse(name: str, value: object, allowed: str) -> ContractError:
     return ContractError(f"request column {name!r} is {value!r}; allowed: {allowed}")
 
 
-def _integer(name: str, value: RequestValue) -> int:
-    if value is None:
-        return MISSING
-    if name.endswith("_id") and not isinstance(value, bool):
-        return entity_id(value)
-    if name in _TEXTS:
-        if not isinstance(value, str) or value not in _TEXTS[name]:
-            raise _refuse(name, value, f"one of {list(_TEXTS[name])}")
-        return _TEXTS[name][value]
-    if name in _FLAGS:
-        if not isinstance(value, bool):
-            raise _refuse(name, value, "true or false")
-        return int(value)
+def _identifier(name: str, value: RequestValue) -> int:
+    if isinstance(value, bool) or value is None:
+        raise _refuse(name, value, _INTEGERS)
+    return entity_id(value)
+
+
+def _code(name: str, value: RequestValue) -> int:
+    codes = _TEXTS[name]
+    if not isinstance(value, str) or value not in codes:
+        raise _refuse(name, value, f"one of {list(codes)}")
+    return codes[value]
+
+
+def _flag(name: str, value: RequestValue) -> int:
+    if not isinstance(value, bool):
+        raise _refuse(name, value, "true or false")
+    return int(value)
+
+
+def _number(name: str, value: RequestValue) -> int:
     # A bool is an int to Python, but a quantity of True is somebody's mistake.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_ID:
-        raise _refuse(name, value, f"an integer from 0 to {MAX_ID}")
+        raise _refuse(name, value, _INTEGERS)
     return value
+
+
+def _kind(name: str) -> Callable[[str, RequestValue], int]:
+    if name.endswith("_id"):
+        return _identifier
+    if name in _TEXTS:
+        return _code
+    return _flag if name in _FLAGS else _number
+
+
+# Which kind a column is does not change; requests are many.
+_KINDS: Final = {name: _kind(name) for name in _COLUMNS}
 
 
 def check_columns(requests: Sequence[Request]) -> None:
@@ -67,4 +87,11 @@ def request_integers(requests: Sequence[Request], names: Sequence[str]) -> list[
     Raises:
         ContractError: a value of the wrong type, out of range or outside its closed set.
     """
-    return [[_integer(name, request.get(name)) for name in names] for request in requests]
+    kinds = [(name, _KINDS.get(name, _number)) for name in names]
+    return [
+        [
+            MISSING if (value := request.get(name)) is None else kind(name, value)
+            for name, kind in kinds
+        ]
+        for request in requests
+    ]

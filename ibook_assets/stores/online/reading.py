@@ -231,14 +231,14 @@ def _gather(
 ) -> tuple[Ints, Ints, tuple[tuple[str, ...], ...]]:
     """Records of all entities in one buffer, where each row's are, and who is unknown."""
     buffer = bytearray()
-    places = np.empty((len(values), len(prepared.entities), 2), np.int64)
+    places: list[tuple[int, int]] = []
     seen: dict[bytes, tuple[int, int]] = {}
     unknown = []
-    for r, row in enumerate(values):
+    for row in values:
         named: dict[str, bool] = {}
-        for g, (entity, at, prefix) in enumerate(prepared.entities):
+        for entity, at, prefix in prepared.entities:
             if row[at] < 0:
-                places[r, g] = 0, NO_ENTITY
+                places.append((0, NO_ENTITY))
                 continue
             key = key_of(prefix, row[at])
             place = seen.get(key)
@@ -250,10 +250,15 @@ def _gather(
                     place = len(buffer) // 8, len(record) // 8
                     buffer += record
                 seen[key] = place
-            places[r, g] = place
+            places.append(place)
             named[entity] = named.get(entity, False) or place[1] > 0
         unknown.append(tuple(entity for entity, known in named.items() if not known))
-    return np.frombuffer(buffer, np.int64), places, tuple(unknown)
+    shape = len(values), len(prepared.entities), 2
+    return (
+        np.frombuffer(buffer, np.int64),
+        np.array(places, np.int64).reshape(shape),
+        tuple(unknown),
+    )
 
 
 def answer(prepared: Prepared, found: Found, as_of_us: int | Ints) -> Floats:
