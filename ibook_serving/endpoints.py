@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final, get_args
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,7 +23,7 @@ from ibook_serving.api import (
 from ibook_serving.decode import PREDICT, Row, decode_body, order_row
 from ibook_serving.idempotency import IDEMPOTENCY_KEY, KEY_PROBLEMS, idempotent
 from ibook_serving.metrics import CONTENT_TYPE as METRICS_TYPE
-from ibook_serving.metrics import MIXED, exposition
+from ibook_serving.metrics import MIXED, NO_VARIANT, exposition
 from ibook_serving.observing import VARIANT
 from ibook_serving.problems import ProblemError, invalid_field
 from ibook_serving.routes import Answer, RouteSpec, TextAnswer, json_response
@@ -138,9 +138,10 @@ class Endpoints:
                 "taken at once; split it.",
             )
         rows = _rows(orders)
+        # Whoever was to answer owns the error when nobody does.
+        request.scope[VARIANT] = _one(self._service.variants(rows))
         answer = await self._service.predict(orders, rows, explain, began_ns=began_ns)
-        variants = {prediction.variant for prediction in answer.predictions}
-        request.scope[VARIANT] = variants.pop() if len(variants) == 1 else MIXED
+        request.scope[VARIANT] = _one({found.variant for found in answer.predictions})
         return json_response(answer)
 
     async def health(self, _request: Request) -> Response:
@@ -157,6 +158,13 @@ class Endpoints:
         """GET /readyz."""
         readiness = self._service.readiness()
         return json_response(readiness, 200 if readiness.ready else 503)
+
+
+def _one(variants: Set[str]) -> str:
+    """The variant that a request is counted under."""
+    if len(variants) > 1:
+        return MIXED
+    return next(iter(variants), NO_VARIANT)
 
 
 def _rows(orders: Sequence[Order]) -> list[Row]:

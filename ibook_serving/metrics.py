@@ -33,9 +33,9 @@ SCORE_BUCKETS: Final = (
 )  # fmt: skip
 
 NO_VARIANT: Final = "none"
-"""Variant of a request that no model answered."""
+"""Variant of a request that ended before it was any model's turn."""
 MIXED: Final = "mixed"
-"""Variant of a request whose orders went to several models."""
+"""Variant of a request whose orders belong to several models."""
 
 _STAGES: Final = {
     400: "decode", 408: "decode", 413: "decode", 422: "decode", 401: "authorize",
@@ -68,7 +68,7 @@ class Metrics:
         )
         self._errors = Counter(
             "errors", "Requests that ended in an error, by the stage they reached",
-            ["route", "stage"], **own,
+            ["route", "stage", "model_variant"], **own,
         )  # fmt: skip
         self._latency = Histogram(
             "request_duration_seconds", "From the request's head read to its answer",
@@ -138,7 +138,7 @@ class Metrics:
         self._child(self._requests, route, status).inc()
         self._child(self._latency, route, variant).observe(seconds)
         if status >= 400:
-            self._child(self._errors, route, _STAGES.get(status, "internal")).inc()
+            self._child(self._errors, route, _STAGES.get(status, "internal"), variant).inc()
 
     def predictions(self, answers: Sequence[Served]) -> None:
         """Orders were scored."""

@@ -160,6 +160,13 @@ class ScoringService:
             )
         )
 
+    def variants(self, rows: Sequence[Row]) -> set[str]:
+        """The variants whose turn it is to answer `rows`; empty while nothing is promoted."""
+        deployment = self._deployments.loaded
+        if deployment is None:
+            return set()
+        return {deployment.lane_of(row["user_id"]).variant for row in rows}  # type: ignore[arg-type]
+
     async def _score(self, deployment: Deployment, rows: Sequence[Row]) -> list[Scored]:
         return await score_rows(self._features, deployment, rows)
 
