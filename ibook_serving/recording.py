@@ -201,5 +201,5 @@ def trace_recorder(settings: Settings, use_case: str) -> TraceRecorder:
         lambda: open_traces(settings),
         use_case=use_case,
         git_sha=git_sha(settings),
-        container_digest=settings.container_digest,
+        container_digest=settings.container_digest or None,
     )
