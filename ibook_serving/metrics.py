@@ -122,6 +122,10 @@ class Metrics:
             "shadow_rows_lost", "Orders not shown to a shadow since the start, by why",
             ["why"], multiprocess_mode="livesum", **own,
         )  # fmt: skip
+        self._unlogged = Gauge(
+            "predictions_unlogged", "Predictions since the start that the log could not keep",
+            multiprocess_mode="livesum", **own,
+        )  # fmt: skip
         self._processes = Gauge(
             "processes", "API processes that answer", multiprocess_mode="livesum", **own
         )  # fmt: skip
@@ -175,6 +179,7 @@ class Metrics:
         feature_age_seconds: float | None,
         skipped: int,
         failed: int,
+        unlogged: int,
     ) -> None:
         """How things stand now; None leaves what was said before."""
         self._queue.set(queue_rows)
@@ -185,6 +190,7 @@ class Metrics:
             self._feature_age.set(feature_age_seconds)
         self._child(self._lost, "queue_full").set(skipped)
         self._child(self._lost, "failed").set(failed)
+        self._unlogged.set(unlogged)
 
 
 def exposition() -> bytes:

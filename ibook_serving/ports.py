@@ -193,6 +193,11 @@ class Served(NamedTuple):
 class Recorder(Protocol):
     """The prediction log's end in the process that answers."""
 
+    @property
+    def dropped(self) -> int:
+        """Predictions that could not be taken or kept since the start."""
+        ...
+
     def start(self) -> None:
         """Begin; call in the process that serves."""
         ...
@@ -207,7 +212,9 @@ class Recorder(Protocol):
 
 
 class NoRecorder:
-    """Keeps nothing."""
+    """Keeps nothing, and was meant to."""
+
+    dropped: int = 0
 
     def start(self) -> None:
         """Nothing to begin."""

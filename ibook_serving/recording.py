@@ -113,6 +113,11 @@ class TraceRecorder:
             self._complained = float("-inf")
             self._drop(left)
 
+    @property
+    def dropped(self) -> int:
+        """Predictions that were answered but could not be kept."""
+        return self._dropped
+
     def status(self) -> RecorderStatus:
         """Counts so far; may be asked from any thread."""
         return RecorderStatus(self._recorded, self._dropped, len(self._waiting) + len(self._batch))

@@ -311,6 +311,7 @@ class ScoringService:
             feature_age_seconds=None if as_of_us is None else _age(now_us, as_of_us),
             skipped=self._mirror.skipped,
             failed=self._mirror.failed,
+            unlogged=self._recorder.dropped,
         )
 
     def _refusals(self) -> tuple[Refusal, ...]:
