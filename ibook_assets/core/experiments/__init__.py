@@ -1,0 +1,1 @@
+"""Experiments: definitions, the units they count, and statistics that may be looked at any time."""
