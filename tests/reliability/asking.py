@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,14 +17,23 @@ HANG_SECONDS: Final = 30.0
 """A request without an answer for so long hangs, which counts as failed."""
 
 
+class Predicted(NamedTuple):
+    """What an answer says of one order."""
+
+    version: str
+    variant: str
+    score: float
+    request_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Answered:
     """One request that got an answer."""
 
     orders: tuple[int, ...]
     status: int
-    predictions: tuple[tuple[str, str, float], ...]
-    """Version, variant and score of each order."""
+    predictions: tuple[Predicted, ...]
+    """What was said of each order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ def _left(connection: HTTPConnection) -> bool:
     return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
 
 
-def _predictions(content: bytes) -> tuple[tuple[str, str, float], ...]:
+def _predictions(content: bytes) -> tuple[Predicted, ...]:
     found = msgspec.json.decode(content)["predictions"]
-    return tuple((p["model_version"], p["variant"], p["score"]) for p in found)
+    return tuple(
+        Predicted(p["model_version"], p["variant"], p["score"], p["request_id"]) for p in found
+    )

@@ -30,9 +30,10 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.online import OnlineSnapshot, current_snapshot_id, fetch_online_features
+from ibook_assets.stores.traces import open_traces
 from ibook_serving.api import Order
 from ibook_serving.decode import order_row
-from tests.reliability.asking import Client, Failed
+from tests.reliability.asking import Client, Failed, Predicted
 from tests.serving.harness import (
     WHO,
     RunningServer,
@@ -79,7 +80,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What happened; `wrong`, `mixed` and `failed` must be zero."""
+    """What happened; `wrong`, `mixed`, `traces_wrong` and `failed` must be zero."""
 
     seconds: float
     requests: int
@@ -96,6 +97,10 @@ class Figures:
     """Predictions that are not what the version they name says of the order."""
     mixed: int
     """Requests whose predictions no single entry of the promotion log accounts for."""
+    traces_wrong: int
+    """Traces that tell of another version, variant, score or entry than the answer."""
+    untraced: int
+    """Predictions without a trace: the last moment of the killed process."""
     failed_in_killed_process: int
     """Requests that were in flight when a process was killed."""
     failed_while_restarting: int
@@ -254,6 +259,7 @@ def _judged(
     answered = [a for client in clients for a in client.answered]
     failures = [f for client in clients for f in client.failures]
     made = [(k, p) for a in answered for k, p in zip(a.orders, a.predictions, strict=False)]
+    traces = _traces(operator.settings, made, entries)
     killed = [f for f in failures if _overlaps(f, operator.killed)]
     restarting = [f for f in failures if f not in killed and _overlaps(f, operator.restarting)]
     lost = [f for f in failures if f not in killed and f not in restarting]
@@ -269,24 +275,45 @@ def _judged(
         api_kills=operator.done.count("kill api"),
         recorder_kills=operator.done.count("kill recorder"),
         restarts=operator.done.count("restart"),
-        versions_seen=len({version for _, (version, _, _) in made}),
-        wrong=sum(score != expected[version][k] for k, (version, _, score) in made),
+        versions_seen=len({said.version for _, said in made}),
+        wrong=sum(said.score != expected[said.version][k] for k, said in made),
         mixed=sum(
             not any(
                 all(
-                    entry[k] == (variant, version)
-                    for k, (version, variant, _) in zip(a.orders, a.predictions, strict=True)
+                    entry[k] == (said.variant, said.version)
+                    for k, said in zip(a.orders, a.predictions, strict=True)
                 )
                 for entry in entries
             )
             for a in answered
             if a.status == 200
         ),
+        traces_wrong=traces.count("wrong"),
+        untraced=traces.count("missing"),
         failed_in_killed_process=len(killed),
         failed_while_restarting=len(restarting),
         failed=len(lost) + sum(a.status != 200 for a in answered),
         restart_gap_seconds=round(sum(end - start for start, end in operator.restarting), 2),
     )
+
+
+def _traces(
+    settings: Settings,
+    made: Sequence[tuple[int, Predicted]],
+    entries: Sequence[Sequence[tuple[str, str]]],
+) -> list[str]:
+    """What the trace of each prediction is: `right`, `wrong` or `missing`."""
+    store = open_traces(settings)
+    found = []
+    for k, said in made:
+        traces = [trace for trace in store.find(said.request_id) if trace.served]
+        right = [
+            (t.model_version, t.variant, t.score) == said[:3]
+            and entries[t.record_sequence - 1][k] == (t.variant, t.model_version)
+            for t in traces
+        ]
+        found.append("missing" if not right else "right" if right == [True] else "wrong")
+    return found
 
 
 def _entry(record: PromotionRecord, orders: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -318,7 +345,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = swap_under_load(Settings(home=Path(folder) / "home"), plan)
     sys.stdout.write(json.dumps(dataclasses.asdict(figures), indent=2) + "\n")
-    sys.exit(1 if figures.wrong or figures.mixed or figures.failed else 0)
+    sys.exit(1 if figures.wrong + figures.mixed + figures.traces_wrong + figures.failed else 0)
 
 
 if __name__ == "__main__":

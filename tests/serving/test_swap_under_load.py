@@ -11,8 +11,9 @@ def test_no_answer_is_wrong_and_none_is_lost_but_in_a_dying_process(settings: Se
     found = swap_under_load(settings, plan)
     assert (found.promotions, found.rollbacks, found.challenges) == (6, 2, 2)
     assert (found.api_kills, found.recorder_kills, found.restarts) == (1, 1, 1)
-    assert (found.wrong, found.mixed, found.failed) == (0, 0, 0)
+    assert (found.wrong, found.mixed, found.traces_wrong, found.failed) == (0, 0, 0, 0)
     assert found.versions_seen == MODELS
     assert found.predictions > found.requests > 0
+    assert found.untraced < found.predictions / 2
     # A client has one request in flight: more cannot die with one process.
     assert found.failed_in_killed_process <= plan.clients
