@@ -8,17 +8,20 @@ from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.blobs import open_blobs
 from ibook_serving.admin import AdminEndpoints
 from ibook_serving.binding import check_binding
+from ibook_serving.evidence import EvidenceReader
 from ibook_serving.following import Follower
 from ibook_serving.history import open_history
 from ibook_serving.lookup import Lookup
 from ibook_serving.metrics import Metrics
 from ibook_serving.outcomes import Outcomes
+from ibook_serving.page.routes import Page
 from ibook_serving.ports import Deployment, NoRecorder, Recorder
 from ibook_serving.published import PublishedModels
 from ibook_serving.recording import trace_recorder
 from ibook_serving.server import ScoringServer
 from ibook_serving.service import ScoringService
 from ibook_serving.spans import Spans
+from ibook_serving.status import StatusBoard
 from ibook_serving.switching import Switcher
 
 
@@ -33,7 +36,10 @@ def build_server(settings: Settings) -> ScoringServer:
     admin = AdminEndpoints(settings, service, deployments, Switcher(blobs, models), hide=blobs.uri)
     lookup = Lookup(settings, blobs, lambda: service.deployment)
     outcomes = Outcomes(settings, blobs, FRAUD.name)
-    beside = (*admin.routes(), *lookup.routes(), *outcomes.routes())
+    evidence = EvidenceReader(blobs, FRAUD.name)
+    board = StatusBoard(service, evidence, processes=settings.api_processes)
+    parts = (board, Page(board), admin, lookup, outcomes)
+    beside = tuple(route for part in parts for route in part.routes())
     return ScoringServer(settings, service, metrics, Spans(settings), beside=beside)
 
 

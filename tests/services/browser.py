@@ -43,14 +43,15 @@ class BrowserService:
 
     def look(
         self,
-        page: Path,
+        page: Path | str,
         with_eyes: Callable[[Page], T],
         *,
         width: int = 1280,
         height: int = 800,
         scheme: Scheme = "light",
     ) -> Sight[T]:
-        """Open the file `page` and return what `with_eyes` makes of it."""
+        """Open `page`, a file or an address, and return what `with_eyes` makes of it."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
 
         def at() -> Sight[T]:
             complaints: list[str] = []
@@ -68,7 +69,7 @@ class BrowserService:
                         complaints.append(said.text) if said.type in {"error", "warning"} else None
                     ),
                 )
-                tab.goto(page.resolve().as_uri(), wait_until="load")
+                tab.goto(address, wait_until="load")
                 return Sight(with_eyes(tab), complaints, requests)
             finally:
                 context.close()
