@@ -22,6 +22,9 @@ import msgspec
 import numpy as np
 import uvloop
 
+BEGUN = "begun"
+_RECONNECT_SECONDS = 0.05
+_DEGRADED = b'"degraded":["'
 _HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
@@ -34,10 +37,14 @@ class Load:
     answers: int
     failures: dict[str, int]
     """Answers other than 200, by status, and `broken` connections or `unanswered` requests."""
+    degraded: int
+    """Good answers that say that something was missing."""
     per_second: float
     p50_ms: float
     p99_ms: float
     max_ms: float
+    longest_failure_ms: float
+    """Longest that a request waited whose connection broke; 0 when none did."""
     own_cpu_seconds: float
     own_lag_p99_ms: float
     """How late the generator itself was (open loop)."""
@@ -58,10 +65,14 @@ class Generator:
         self.waiting: deque[float] = deque()
         self.latencies: list[float] = []
         self.lags: list[float] = []
+        self.failure_waits: list[float] = []
         self.statuses: Counter[str] = Counter()
+        self.degraded = 0
+        self.port = 0
         self.sent = 0
         self.closed_loop = True
         self.stopped = False
+        self._reconnecting: set[asyncio.Task[_Connection]] = set()
 
     def send_due(self, due: float) -> None:
         """Send the request that was due then, or keep it until a connection is free."""
@@ -70,10 +81,15 @@ class Generator:
         else:
             self.waiting.append(due)
 
-    def answered(self, connection: _Connection, status: bytes, due: float) -> None:
+    def answered(self, connection: _Connection, answer: bytes, due: float) -> None:
         """Note an answer; the connection goes on with what is next."""
-        self.statuses[status.decode()] += 1
+        self.statuses[answer[9:12].decode()] += 1
+        self.degraded += _DEGRADED in answer
         self.latencies.append(time.perf_counter() - due)
+        self.take(connection)
+
+    def take(self, connection: _Connection) -> None:
+        """`connection` has nothing to do."""
         if self.stopped:
             return
         if self.closed_loop:
@@ -82,6 +98,37 @@ class Generator:
             connection.send(self.waiting.popleft())
         else:
             self.idle.append(connection)
+
+    async def connect(self) -> _Connection:
+        """A new connection; tries again while nobody listens."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                found = await loop.create_connection(
+                    lambda: _Connection(self), "127.0.0.1", self.port
+                )
+            except OSError:
+                await asyncio.sleep(_RECONNECT_SECONDS)
+            else:
+                return found[1]
+
+    def lost(self, connection: _Connection, *, due: float | None) -> None:
+        """The other end closed `connection`; another one takes its place."""
+        if self.stopped:
+            return
+        if due is not None:
+            self.statuses["broken"] += 1
+            self.failure_waits.append(time.perf_counter() - due)
+        if connection in self.idle:
+            self.idle.remove(connection)
+        task = asyncio.create_task(self.connect())
+        self._reconnecting.add(task)
+        task.add_done_callback(self._reconnected)
+
+    def _reconnected(self, task: asyncio.Task[_Connection]) -> None:
+        self._reconnecting.discard(task)
+        if not task.cancelled():
+            self.take(task.result())
 
 
 class _Connection(asyncio.Protocol):
@@ -112,25 +159,28 @@ class _Connection(asyncio.Protocol):
         length = int(head[at:].split(b"\r\n", 1)[0])
         if len(data) >= end + 4 + length:
             self._data, self._busy = b"", False
-            self._generator.answered(self, data[9:12], self._due)
+            self._generator.answered(self, data, self._due)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        if self._busy and not self._generator.stopped:
-            self._generator.statuses["broken"] += 1
+        self._generator.lost(self, due=self._due if self._busy else None)
 
 
 async def run(
-    generator: Generator, port: int, *, connections: int, seconds: float, rate: float | None
+    generator: Generator,
+    port: int,
+    *,
+    connections: int,
+    seconds: float,
+    rate: float | None,
+    announce: bool,
 ) -> Load:
     """One run of `seconds` after the connections are made."""
-    loop = asyncio.get_running_loop()
-    generator.closed_loop = rate is None
-    made = [
-        (await loop.create_connection(lambda: _Connection(generator), "127.0.0.1", port))[1]
-        for _ in range(connections)
-    ]
+    generator.closed_loop, generator.port = rate is None, port
+    made = [await generator.connect() for _ in range(connections)]
     generator.idle = list(made)
+    if announce:
+        print(BEGUN, flush=True)
     began, cpu = time.perf_counter(), time.process_time()
     if rate is None:
         for connection in made:
@@ -153,10 +203,12 @@ async def run(
         rate,
         good,
         {k: n for k, n in generator.statuses.items() if n},
+        generator.degraded,
         answered / wall,
         float(p50_ms),
         float(p99_ms),
         float(max_ms),
+        max(generator.failure_waits, default=0.0) * 1e3,
         cpu,
         float(np.quantile(generator.lags, 0.99)) * 1e3,
     )
@@ -187,6 +239,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--announce", action="store_true", help=f"print {BEGUN!r} when it begins")
     options = parser.parse_args()
     bodies = msgspec.msgpack.decode(options.bodies.read_bytes(), type=list[bytes])
     generator = Generator(whole_requests(options.path, bodies))
@@ -197,6 +250,7 @@ def main() -> None:
             connections=options.connections,
             seconds=options.seconds,
             rate=options.rate,
+            announce=options.announce,
         )
     )
     print(msgspec.json.encode(asdict(found)).decode())
