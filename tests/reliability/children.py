@@ -97,13 +97,15 @@ def promote_until(
 def _append(
     log: PromotionLog, head: PromotionRecord | None, draft: PromotionDraft, attempt: int
 ) -> PromotionRecord:
-    """An entry after `head`: a promotion, or, two attempts of three, another action."""
+    """An entry after `head`: a promotion, or, two attempts of three, another action.
+
+    Rollbacks are rare, for each reads the whole log.
+    """
     if head is None or attempt % 3 == 0:
         return log.promote(draft, expected_parent=head.sha256 if head else None)
     parent, who = head.sha256, {"actor": draft.actor, "reason": draft.reason}
-    first = log.history("fraud")[0].model_version
-    if attempt % 3 == 1 and head.model_version != first:
-        return log.rollback("fraud", to=first, expected_parent=parent, **who)
+    if attempt % 10 == 1 and head.action == "promote" and head.previous_version:
+        return log.rollback("fraud", to=head.previous_version, expected_parent=parent, **who)
     if head.challengers:
         return log.challenge(withdrawing(head, None, **who), expected_parent=parent)
     canary = entering(head, draft.model, Entrant("canary"), **who)
