@@ -91,6 +91,23 @@ class Settings(BaseSettings):
     retraining_retry_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
     """Minutes after a failed attempt until the next; twice as long after the second, and so on."""
 
+    rollout_shadow_hours: Annotated[float, Field(gt=0, le=24 * 90)] = 1.0
+    """Hours that a new model scores every order unseen before it answers anybody, at least."""
+    rollout_shares: str = "0.05,0.25"
+    """Shares of users that a canary answers, step by step, before it becomes the champion."""
+    rollout_watch_hours: Annotated[float, Field(gt=0, le=24 * 90)] = 24.0
+    """Hours of each canary step, at least."""
+    rollout_minimum_units: Annotated[int, Field(ge=1)] = 300
+    """Users and requests that each arm must have shown before a step counts as sound."""
+    rollout_window_seconds: Annotated[float, Field(gt=0, le=3_600)] = 60.0
+    """Width of the windows in which canary and champion are compared."""
+    rollout_settle_seconds: Annotated[float, Field(ge=0, le=3_600)] = 30.0
+    """Seconds until a window's predictions have reached the lake; sooner it is not looked at."""
+    rollout_look_seconds: Annotated[float, Field(ge=1, le=86_400)] = 120.0
+    """Seconds between two looks at a rollout."""
+    rollout_metrics_url: str | None = None
+    """Metrics of the scoring server. Unset: `/metrics` of `host` and `port`."""
+
     task_retries: Annotated[int, Field(ge=0, le=20)] = 3
     """Retries of a failed asset step; 0 fails immediately."""
     feature_engineering_retries: Annotated[int, Field(ge=0, le=20)] | None = Field(
@@ -159,6 +176,11 @@ class Settings(BaseSettings):
     def lake(self) -> str:
         """Root of the lake as a URI or an absolute path."""
         return self.lake_uri or str(self.home.resolve() / "lake")
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the scoring server's metrics."""
+        return self.rollout_metrics_url or f"http://{self.host}:{self.port}/metrics"
 
     @property
     def tracking_uri(self) -> str:
