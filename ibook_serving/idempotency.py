@@ -1,7 +1,7 @@
 """`Idempotency-Key`: a request that is sent again gets the answer it got, and happens once.
 
 Wrap a handler of a POST route with `Idempotent.once`. Requests without the header pass through; a
-key is claimed in the trace store before the handler runs, so that of several processes one
+key is claimed beside the trace store before the handler runs, so that of several processes one
 answers, and its answer is kept there for a day, over restarts too. Only answers below 300 are
 kept: an error happened without effect, and may be tried again.
 """
@@ -24,8 +24,7 @@ from starlette.types import Message
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.ids import NAME_PATTERN, check_name
 from ibook_assets.core.settings import Settings
-from ibook_assets.stores.claims import Claims, Found
-from ibook_assets.stores.traces import open_traces
+from ibook_assets.stores.claims import Claims, Found, open_claims
 from ibook_serving.problems import ProblemError, invalid_field
 from ibook_serving.routes import Endpoint
 
@@ -165,9 +164,7 @@ class Idempotent:
 def idempotent(settings: Settings, read_body: ReadBody) -> Idempotent:
     """What answers keys once on the machine of `settings`."""
     return Idempotent(
-        lambda: Claims(open_traces(settings).environment),
-        read_body,
-        max_body_bytes=settings.max_body_bytes,
+        lambda: open_claims(settings), read_body, max_body_bytes=settings.max_body_bytes
     )
 
 

@@ -5,8 +5,9 @@ claims           key -> time (8 bytes) and a JSON claim: in flight by a process,
 claims.expiry    time (8 bytes), key -> nothing; what is over is forgotten by later claims
 ```
 
-They live in the environment of the trace store, so every API process sees them and they outlive
-restarts. A claim of a process that has died is free again.
+Every API process of a machine sees them, and they outlive the processes. They do not wait for the
+disk, since a request makes two transactions: a machine that crashes forgets them. A claim of a
+process that has died is free again.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ import lmdb
 import msgspec
 
 from ibook_assets.core.errors import IntegrityError
+from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import DAY_US
-from ibook_assets.stores.outbox import Environment
+from ibook_assets.stores.outbox import Environment, open_environment
 
 TTL_US: Final = DAY_US
 """How long an answer is remembered (microseconds)."""
+MAX_BYTES: Final = 2**30
+"""Bytes; half of what the claims of a day may take."""
 FORGOTTEN_AT_ONCE: Final = 4
 """Claims that are over, forgotten with each new one."""
 
@@ -154,6 +158,11 @@ class Claims:
                 there = cursor.next()
         for key, known_us in old:
             self._delete(transaction, key, known_us)
+
+
+def open_claims(settings: Settings) -> Claims:
+    """The claims of this machine's servers."""
+    return Claims(open_environment(settings.trace_path / "claims", MAX_BYTES, durable=False))
 
 
 def _lives(claim: _Claim) -> bool:

@@ -15,6 +15,7 @@ not shipped is never evicted.
 
 from __future__ import annotations
 
+import fcntl
 import struct
 import threading
 import time
@@ -33,6 +34,7 @@ EVICTED_AT_ONCE: Final = 2_000
 MAX_KEY: Final = 400
 """Characters of a message's key."""
 
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _HEADROOM: Final = 2
 """The file may grow to this many times what is kept of shipped messages."""
 _READERS: Final = 1_024
@@ -46,11 +48,18 @@ _END: Final = b"\0"
 class Environment:
     """An open database; open it in the process that uses it, it must not cross a fork."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, max_bytes: int, *, durable: bool = True) -> None:
+        """Open or make the database.
+
+        Args:
+            folder: where it is.
+            max_bytes: what is kept of shipped messages; the file may grow to twice that.
+            durable: commits are on the disk when they return. Otherwise they cost a hundredth,
+                outlive processes only, and after a crash of the machine the database is empty.
+        """
         self.folder = folder
         self.max_bytes = max_bytes
-        with self.explained():
+        with self.explained(), _opening(folder, forget_crashed=not durable):
             self._lmdb = lmdb.open(
                 str(folder),
                 map_size=_HEADROOM * max_bytes,
@@ -58,6 +67,8 @@ class Environment:
                 max_readers=_READERS,
                 # Data is flushed with each commit, the root that shows it with the next one.
                 metasync=False,
+                # Where a crash cannot be told from a restart, nothing may be half written.
+                sync=durable or not _boot_id(),
                 readahead=False,
             )
             weakref.finalize(self, self._lmdb.close)
@@ -107,17 +118,41 @@ class Environment:
         return int(pages * self._lmdb.stat()["psize"])
 
 
+@contextmanager
+def _opening(folder: Path, *, forget_crashed: bool) -> Iterator[None]:
+    """Nobody else opens it; what a machine that crashed left half written is deleted before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "opening").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        boot = folder / "boot"
+        if forget_crashed:
+            if boot.exists() and boot.read_text() != _boot_id():
+                for path in folder.glob("*.mdb"):
+                    path.unlink()
+            boot.write_text(_boot_id())
+        yield
+
+
+def _boot_id() -> str:
+    """Names this run of the machine; empty where the system does not tell."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
 # LMDB refuses to open one database twice in a process, so everybody shares what is open.
 _OPEN: Final[weakref.WeakValueDictionary[Path, Environment]] = weakref.WeakValueDictionary()
 _OPENING: Final = threading.Lock()
 
 
-def open_environment(folder: Path, max_bytes: int) -> Environment:
+def open_environment(folder: Path, max_bytes: int, *, durable: bool = True) -> Environment:
     """This process's environment in `folder`; StoreUnavailableError when it cannot be opened."""
     with _OPENING:
         found = _OPEN.get(folder.resolve())
         if found is None:
-            found = _OPEN[folder.resolve()] = Environment(folder, max_bytes)
+            found = Environment(folder, max_bytes, durable=durable)
+            _OPEN[folder.resolve()] = found
         return found
 
 

@@ -88,3 +88,28 @@ def test_a_damaged_claim_is_named(tmp_path: Path, claims: Claims) -> None:
         transaction.put(b"k", b"nonsense", db=environment.database(b"claims"))
     with pytest.raises(IntegrityError, match="the idempotency key k"):
         claims.claim("k", "f", now_us=NOW_US)
+
+
+def test_a_machine_that_crashed_forgets_its_claims_and_a_restart_does_not(tmp_path: Path) -> None:
+    started = "from pathlib import Path; import sys; from ibook_assets.stores import outbox\n"
+    claim = (
+        "from ibook_assets.stores.claims import Claims\n"
+        "outbox._BOOT_ID = Path(sys.argv[2])\n"
+        "store = outbox.open_environment(Path(sys.argv[1]), 2**24, durable=False)\n"
+        "claims = Claims(store)\n"
+        "found = claims.claim('k', 'f', now_us=10**15).verdict\n"
+        "claims.answer('k', 'f', b'yes', now_us=10**15)\n"
+        "print(found)\n"
+    )
+    boot = tmp_path / "boot_id"
+
+    def verdict() -> str:
+        command = [sys.executable, "-c", started + claim, str(tmp_path / "claims"), str(boot)]
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    boot.write_text("this run\n")
+    assert [verdict(), verdict()] == ["claimed", "answered"]
+    boot.write_text("the next run\n")
+    assert [verdict(), verdict()] == ["claimed", "answered"]
