@@ -229,7 +229,7 @@ def _state(known: KnownModel) -> ModelState:
         since=known.since.promoted_at.isoformat().replace("+00:00", "Z"),
         actor=known.since.actor,
         reason=known.since.reason,
-        artefact=known.model.artefact.uri.rpartition("/")[2],
+        artefact=known.model.artefact.identity,
         training_snapshot=known.model.training_snapshot,
         gate=GateVerdict(
             passed=gate.passed,

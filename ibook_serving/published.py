@@ -84,7 +84,7 @@ class PublishedModels:
         bundle = load_model(self._blobs, self._use_case.name, promoted)
         loaded = LoadedModel(
             version=bundle.version,
-            artefact=promoted.artefact.uri.rpartition("/")[2],
+            artefact=promoted.artefact.identity,
             training_snapshot=promoted.training_snapshot,
             model=bundle,
             reasons=ReasonWriter(bundle.feature_names),

@@ -63,6 +63,11 @@ class Artefact(_Frozen):
     files: Annotated[tuple[ArtefactFile, ...], Field(min_length=1)]
 
     @property
+    def identity(self) -> str:
+        """Hash over names, sizes and hashes of the files, which their folder is named by."""
+        return self.uri.rpartition("/")[2]
+
+    @property
     def sha256(self) -> dict[str, str]:
         """Hash of each file by name."""
         return {file.name: file.sha256 for file in self.files}

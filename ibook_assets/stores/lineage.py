@@ -53,7 +53,7 @@ def models_of(record: PromotionRecord) -> list[tuple[str, PromotedModel]]:
 
 def identity(model: PromotedModel) -> str:
     """The hash that traces name the model's files by."""
-    return model.artefact.uri.rpartition("/")[2]
+    return model.artefact.identity
 
 
 @dataclass(frozen=True, slots=True)
