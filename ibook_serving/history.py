@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -147,6 +147,11 @@ class OnlineHistory:
     def store(self) -> str | None:
         """Generation and version of the live store, or the snapshot's name."""
         return self._name if self._reads_live else self._published.store
+
+    @property
+    def breakers(self) -> Mapping[str, Breaker]:
+        """The live store's."""
+        return {LIVE_STORE: self.breaker}
 
     @property
     def _reads_live(self) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ibook_assets.core.costs import CostModel
+from ibook_serving.breaker import STATES, Breaker
 from ibook_serving.ports import REVIEW, Deployment, Served
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ class Metrics:
             "refusals", "Published things that a process would not take, at present",
             multiprocess_mode="livemax", **own,
         )  # fmt: skip
+        self._breaker = Gauge(
+            "breaker_state", "Circuit breaker of a dependency: 0 closed, 1 half-open, 2 open",
+            ["dependency"], multiprocess_mode="livemax", **own,
+        )  # fmt: skip
+        self._opened = Gauge(
+            "breaker_opened", "How often processes that live opened a breaker",
+            ["dependency"], multiprocess_mode="livesum", **own,
+        )  # fmt: skip
         self._lost = Gauge(
             "shadow_rows_lost", "Orders not shown to a shadow since the start, by why",
             ["why"], multiprocess_mode="livesum", **own,
@@ -180,6 +189,7 @@ class Metrics:
         skipped: int,
         failed: int,
         unlogged: int,
+        breakers: Mapping[str, Breaker],
     ) -> None:
         """How things stand now; None leaves what was said before."""
         self._queue.set(queue_rows)
@@ -191,6 +201,9 @@ class Metrics:
         self._child(self._lost, "queue_full").set(skipped)
         self._child(self._lost, "failed").set(failed)
         self._unlogged.set(unlogged)
+        for dependency, breaker in breakers.items():
+            self._child(self._breaker, dependency).set(STATES.index(breaker.state))
+            self._child(self._opened, dependency).set(breaker.opened)
 
 
 def exposition() -> bytes:

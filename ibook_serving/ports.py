@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ibook_serving.api import Refusal
+from ibook_serving.breaker import Breaker
 from ibook_serving.decode import Row
 from ibook_serving.reasons import ReasonWriter
 
@@ -151,6 +152,11 @@ class FeatureSource(Protocol):
     @property
     def store(self) -> str | None:
         """What is read at present; None while there is only the order itself."""
+        ...
+
+    @property
+    def breakers(self) -> Mapping[str, Breaker]:
+        """Circuit breakers of what it depends on, by name."""
         ...
 
     async def refresh(self, executor: Executor, *, force: bool) -> None:

@@ -312,6 +312,7 @@ class ScoringService:
             skipped=self._mirror.skipped,
             failed=self._mirror.failed,
             unlogged=self._recorder.dropped,
+            breakers=self._features.breakers,
         )
 
     def _refusals(self) -> tuple[Refusal, ...]:

@@ -21,6 +21,7 @@ from ibook_assets.core.features.requests import Request
 from ibook_assets.core.settings import OnlineSource, Settings
 from ibook_assets.core.times import HOUR_US
 from ibook_assets.core.use_cases import FRAUD
+from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.online import (
     ONLINE_STORE_UNAVAILABLE,
     PUBLISHED_SNAPSHOT,
@@ -35,7 +36,9 @@ from ibook_serving.decode import PREDICT, Row, decode_body, order_row
 from ibook_serving.history import LIVE_STORE, OnlineHistory, PublishedHistory, open_history
 from ibook_serving.ports import Fetched
 from tests.services.redis_server import RedisService
+from tests.serving.harness import ORDER, eventually, promote, running
 from tests.serving.history import AS_OF_US, fill_live, history_facts, later, orders, publish_history
+from tests.serving.test_metrics import metric
 from tests.stores.online.live_worlds import applied, apply, publish, put
 
 
@@ -360,3 +363,20 @@ def test_an_error_of_redis_is_told(redis_url: str) -> None:
             await pipe.ask(("PING",), timeout_seconds=5)
 
     asyncio.run(run())
+
+
+def test_an_outage_is_counted_and_the_breaker_shows(
+    settings: Settings, bundle: ModelBundle
+) -> None:
+    promote(settings, bundle)
+    publish_history(settings)
+    with running(settings, environment={"IBOOK_ONLINE_URL": "redis://127.0.0.1:1/0"}) as server:
+        (prediction,) = server.predict(ORDER)
+        assert prediction["degraded"] == [PUBLISHED_SNAPSHOT]
+        counted = metric(server, "ibook_degraded_predictions_total", reason=PUBLISHED_SNAPSHOT)
+        assert counted == 1
+        eventually(
+            lambda: metric(server, "ibook_breaker_state", dependency=LIVE_STORE) >= 1,
+            what="an open or half-open breaker in the metrics",
+        )
+        assert metric(server, "ibook_breaker_opened", dependency=LIVE_STORE) >= 1
