@@ -104,8 +104,10 @@ def _append(
     if head is None or attempt % 3 == 0:
         return log.promote(draft, expected_parent=head.sha256 if head else None)
     parent, who = head.sha256, {"actor": draft.actor, "reason": draft.reason}
-    if attempt % 10 == 1 and head.action == "promote" and head.previous_version:
-        return log.rollback("fraud", to=head.previous_version, expected_parent=parent, **who)
+    if attempt % 10 == 1:
+        first = log.history("fraud")[0].model_version
+        if head.model_version != first:
+            return log.rollback("fraud", to=first, expected_parent=parent, **who)
     if head.challengers:
         return log.challenge(withdrawing(head, None, **who), expected_parent=parent)
     canary = entering(head, draft.model, Entrant("canary"), **who)
