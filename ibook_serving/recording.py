@@ -22,7 +22,7 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.skew import definition_of
 from ibook_assets.stores.code_version import git_sha
 from ibook_assets.stores.traces import TraceStore, open_traces
-from ibook_serving.ports import LoadedModel, Served
+from ibook_serving.ports import Fetched, LoadedModel, Served
 
 MAX_WAITING: Final = 100_000
 """Predictions that may wait to be written; more are dropped and counted."""
@@ -83,6 +83,7 @@ class TraceRecorder:
         self._waiting: deque[Served] = deque()
         self._batch: list[Served] = []
         self._definitions: dict[LoadedModel, str] = {}
+        self._fetched: tuple[Fetched | None, str | None, str | None] = (None, None, None)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._recorded = 0
@@ -151,6 +152,12 @@ class TraceRecorder:
         # Every platform that XGBoost runs on keeps float32 little-endian, as traces do.
         vector = served.values.tobytes()
         sent = served.transaction_id
+        read, positions, degraded = self._fetched
+        if read is not fetched:
+            # What was read together is described once.
+            positions = fetched.positions.decode() or None
+            degraded = ",".join(fetched.degraded) or None
+            self._fetched = fetched, positions, degraded
         return Trace(
             request_id=served.request_id,
             variant=served.lane.variant,
@@ -169,13 +176,13 @@ class TraceRecorder:
             training_snapshot=loaded.training_snapshot,
             features_as_of=fetched.as_of_us,
             store=fetched.store,
-            positions=fetched.positions.decode() or None,
+            positions=positions,
             vector=vector,
             vector_sha256=vector_digest(vector),
             score=float(served.score),
             threshold=float(loaded.model.threshold),
             decision=served.decision,
-            degraded=",".join(fetched.degraded) or None,
+            degraded=degraded,
             unknown=",".join(served.unknown) or None,
             latency_us=served.latency_us,
             row=_ROW.encode({k: v for k, v in row.items() if v is not None}).decode(),
