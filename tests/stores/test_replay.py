@@ -25,7 +25,7 @@ from ibook_assets.stores.lineage import origin_of, reach_of
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.log_files import LogFiles
 from ibook_assets.stores.replay import Replayer
-from ibook_assets.stores.trace_archive import LANDED, TraceArchive
+from ibook_assets.stores.trace_archive import TraceArchive
 from ibook_assets.stores.traces import TraceStore
 from tests.serving.harness import promote, small_bundle
 from tests.traces import KNOWN_US, a_trace
@@ -208,7 +208,7 @@ def test_traces_are_found_on_the_machine_in_log_files_and_in_landed_days(
     landed = (
         LogFiles(lake.blobs).day(PREDICTION_LOG, PREDICTIONS, date.fromisoformat(DAY))[0].slice(1)
     )
-    lake.write(LANDED, DAY, landed, spec=PREDICTIONS)
+    lake.write("raw/predictions", DAY, landed, spec=PREDICTIONS)
     land(lake, a_trace("r-4", known_ts=KNOWN_US + 2), start=3)
     assert [t.request_id for t in archive.day(DAY)] == ["r-2", "r-3", "r-4"]
     assert archive.find("r-4", days=0) == []

@@ -155,6 +155,8 @@ class Experiment(_Frozen):
 class Run:
     """What the promotion log says about an experiment."""
 
+    named_us: int | None
+    """When an entry first named it, as defined or not; None before."""
     started_us: int | None
     """When an entry first ran it as defined; None before."""
     withdrawn_us: int | None
@@ -194,6 +196,7 @@ def run_of(experiment: Experiment, log: Sequence[PromotionRecord]) -> Run:
         after = next(r for r in log if r.sequence == named[-1].sequence + 1)
         withdrawn_us = to_us(after.promoted_at)
     return Run(
+        named_us=to_us(named[0].promoted_at) if named else None,
         started_us=to_us(designed[0].promoted_at) if designed else None,
         withdrawn_us=withdrawn_us,
         designed=frozenset(record.sequence for record in designed),

@@ -191,7 +191,7 @@ def chargeback_labels(rows: pa.Table, answers: Answers) -> Labels:
 LABEL_COLUMNS: Final[Mapping[str, tuple[TableSpec, tuple[str, ...]]]] = {
     "reported": (
         EXPERIMENT_OUTCOMES,
-        ("known_ts", "experiment", "request_id", "transaction_id", "outcome"),
+        ("outcome_id", "known_ts", "experiment", "request_id", "transaction_id", "outcome"),
     ),
     "chargebacks": (OUTCOMES, ("transaction_id", "known_ts", "is_fraud")),
 }

@@ -26,6 +26,7 @@ from tests.traces import a_trace
 STARTED: Final = datetime(2026, 3, 1, tzinfo=UTC)
 STARTED_US: Final = to_us(STARTED)
 SOUND: Final = Run(
+    named_us=STARTED_US,
     started_us=STARTED_US,
     withdrawn_us=None,
     designed=frozenset({2}),

@@ -60,7 +60,7 @@ def test_a_run_begins_with_the_first_entry_that_is_as_defined() -> None:
     log = challenged(promoted(), share=0.1, hours=1)
     log = challenged(log, share=0.5, hours=2)
     run = run_of(an_experiment(), log)
-    assert run.started_us == STARTED_US + 2 * HOUR_US
+    assert (run.named_us, run.started_us) == (STARTED_US + HOUR_US, STARTED_US + 2 * HOUR_US)
     assert run.designed == {3}
     assert run.models == (("fraud-v1",), ("fraud-v2",))
     assert run.deviations == ("entry 2 treats 0.1 of users, the definition 0.5",)

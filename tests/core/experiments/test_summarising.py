@@ -184,7 +184,7 @@ def test_the_expected_end_follows_from_who_came() -> None:
 
 def test_before_the_start_nothing_is_claimed() -> None:
     nobody = units(0)
-    run = Run(None, None, frozenset(), ((), ()), ())
+    run = Run(None, None, None, frozenset(), ((), ()), ())
     found = summary(nobody, run=run, experiment=GUARDED)
     assert (found.state, found.verdict.decision) == ("not-started", "keep-running")
     assert (found.started_at, found.ends_at, found.plan.expected_end) == (None, None, None)
