@@ -24,9 +24,9 @@ from ibook_assets.stores.online import OnlineSnapshot, current_snapshot_id, fetc
 from ibook_serving.api import Order, Prediction
 from ibook_serving.decode import order_row
 from ibook_serving.following import Follower, Publication
-from ibook_serving.history import PublishedHistory
+from ibook_serving.history import open_history
 from ibook_serving.metrics import Metrics
-from ibook_serving.ports import Deployment, Lane, Model, Served
+from ibook_serving.ports import Deployment, Lane, Model, NoRecorder, Served
 from ibook_serving.published import PublishedModels
 from ibook_serving.service import ScoringService
 from tests.serving.harness import (
@@ -157,19 +157,13 @@ Predict = Callable[[Iterable[int]], Awaitable[tuple[Prediction, ...]]]
 
 
 @dataclass
-class Kept:
+class Kept(NoRecorder):
     """A prediction log in memory."""
 
     predictions: list[Served] = field(default_factory=list)
 
-    def start(self) -> None:
-        pass
-
     def record(self, predictions: Sequence[Served]) -> None:
         self.predictions += predictions
-
-    def stop(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -221,7 +215,13 @@ def with_service(
     service = ScoringService(
         FRAUD.name,
         deployments=Follower("model", lambda: Publication("k", "n", deployment), lambda d: d),
-        features=PublishedHistory(settings.online_path, FRAUD.features),
+        features=open_history(
+            settings.live_store,
+            settings.online_path,
+            FRAUD.features,
+            source=settings.online_source,
+            timeout_ms=settings.online_timeout_ms,
+        ),
         feature_names=FRAUD.features,
         recorder=kept,
         metrics=metrics,
