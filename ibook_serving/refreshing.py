@@ -37,7 +37,7 @@ class Refreshed(Generic[T]):
         self._patience_seconds = patience_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"reads-{what}")
         self._reading: asyncio.Future[T] | None = None
-        self._good_until = 0.0
+        self._read_at = self._good_until = 0.0
         self.value: T | None = None
         """What was read last; None before the first."""
         self.failure: BaseException | None = None
@@ -53,9 +53,9 @@ class Refreshed(Generic[T]):
             await asyncio.wait({self._reading}, timeout=self._patience_seconds)
         return self.value
 
-    def expire(self) -> None:
-        """Let the next `get` read anew."""
-        self._good_until = 0.0
+    def expire(self, *, older_than: float = 0.0) -> None:
+        """Let the next `get` read anew, if the newest result is as old as that (seconds)."""
+        self._good_until = min(self._good_until, self._read_at + older_than)
 
     @property
     def late(self) -> bool:
@@ -64,7 +64,8 @@ class Refreshed(Generic[T]):
 
     def _take(self, reading: asyncio.Future[T]) -> None:
         self._reading = None
-        self._good_until = time.monotonic() + self._seconds
+        self._read_at = time.monotonic()
+        self._good_until = self._read_at + self._seconds
         if reading.cancelled():
             return
         error = reading.exception()

@@ -16,6 +16,7 @@ from ibook_serving.counting import Counted, counted
 from ibook_serving.evidence import Evidence, EvidenceReader
 from ibook_serving.metrics import LATENCY_BUCKETS, samples
 from ibook_serving.ports import Deployment
+from ibook_serving.problems import ProblemError
 from ibook_serving.refreshing import Refreshed
 from ibook_serving.routes import Answer, RouteSpec, json_response
 from ibook_serving.service import ScoringService
@@ -75,6 +76,7 @@ class StatusBoard:
                 description="What the page at `/` shows: counters of all processes, at most a "
                 "second old, the deployment, the newest drift record and a verdict.",
                 answers={200: Answer("The status", Status, EXAMPLE)},
+                problems={503: "Busy: the counters could not be read in time"},
             ),
         )
 
@@ -85,15 +87,21 @@ class StatusBoard:
 
     async def look(self) -> tuple[Status, Evidence]:
         """The status and the evidence behind it."""
-        deployment = self._service.deployment
+        deployment, readiness = self._service.deployment, self._service.readiness()
         known = self._evidence.value
-        if known is not None and deployment is not None and known.sequence != deployment.sequence:
-            self._evidence.expire()
+        if known is not None and (
+            readiness.refusals or known.sequence != readiness.record_sequence
+        ):
+            self._evidence.expire(older_than=COUNTERS_SECONDS)
         evidence = await self._evidence.get() or Evidence(self._service.use_case)
         count = await self._counted.get()
         if count is None:
-            raise self._counted.failure or TimeoutError
-        readiness = self._service.readiness()
+            raise self._counted.failure or ProblemError(
+                503,
+                "Busy",
+                "The counters could not be read in time; ask again.",
+                headers={"Retry-After": "1"},
+            )
         findings = (
             *_of_serving(readiness, count, self._processes),
             *_of_drift(evidence.drift),

@@ -24,7 +24,7 @@ def percent(value: float) -> str:
 
 def exact(value: float) -> str:
     """A configured share, 0.15 as 15%: as it was written."""
-    return f"{100 * value:g}%"
+    return f"{f'{100 * value:.4f}'.rstrip('0').rstrip('.')}%"
 
 
 def money(cents: float) -> str:
