@@ -25,10 +25,10 @@ from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.messages import PAYLOAD_HEAD_BYTES, spec_of
 from ibook_assets.core.quarantine import quarantine_spec, quarantined
 from ibook_assets.core.tables import TableSpec
-from ibook_assets.core.times import DAY_US, day_of, day_start_us
+from ibook_assets.core.times import DAY_US, HOUR_US, day_of, day_start_us
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.intake import LAST_TIMESTAMP_MS, Intake, LogRecord
-from ibook_assets.stores.parquet import encode
+from ibook_assets.stores.parquet import column_range, encode, null_count
 from ibook_assets.stores.sealing import check_seal, sealed, sealed_tail
 
 OFFSET: Final = "_offset"
@@ -36,6 +36,7 @@ TIMESTAMP_MS: Final = "_timestamp_ms"
 ERROR: Final = "_error"
 PAYLOAD: Final = "_payload"
 
+DISORDER_US: Final = HOUR_US
 _KEY: Final = re.compile(
     r"^log/(?P<topic>[^/]+)/p=(?P<partition>\d{5})/(?P<start>\d{20})\.parquet$"
 )
@@ -145,13 +146,29 @@ class LogFiles:
             found += [file for file in chain if file.end > first]
         return found
 
+    def latest(self, topic: str, *, from_us: int) -> list[LogFile]:
+        """Files with messages of that time (microseconds) or later, found from the end.
+
+        Those before cost nothing; a partition's timestamps go back by `DISORDER_US` at most.
+        """
+        found = []
+        for partition, starts in self._starts(topic).items():
+            for start in reversed(starts):
+                file = self._seen(topic, partition, start)
+                if file.last_timestamp_ms * 1_000 < from_us - DISORDER_US:
+                    break
+                found.append(file)
+        return found
+
     def rows(self, topic: str) -> pa.Table:
         """All sound rows, in the order of their offsets within each partition."""
         spec = spec_of(topic)
         return _sound((self._read(file) for file in self.files(topic)), spec)
 
-    def day(self, topic: str, spec: TableSpec, day: date) -> tuple[pa.Table, pa.Table]:
-        """Sound rows known on `day`, and what was refused on it, as quarantine rows.
+    def day(
+        self, topic: str, spec: TableSpec, day: date, *, among: Sequence[LogFile] | None = None
+    ) -> tuple[pa.Table, pa.Table]:
+        """Sound rows known on `day`, and what was refused on it, of all files or `among` some.
 
         A refused message belongs to the UTC day of the log's timestamp, and so do the rows of a
         table without a time column. Every message belongs to one day exactly.
@@ -159,7 +176,7 @@ class LogFiles:
         start_us = day_start_us(day)
         sound: list[pa.Table] = []
         refused: list[pa.Table] = []
-        for file in self.files(topic):
+        for file in self.files(topic) if among is None else among:
             if not _may_hold(file, spec, start_us):
                 continue
             messages = self._read(file)
@@ -231,9 +248,9 @@ class LogFiles:
             check_seal(tail)
             footer = pq.read_metadata(pa.BufferReader(tail))
         time_column = spec_of(topic).time_column
-        known = _range(footer, time_column) if time_column else None
-        first_ms, last_ms = _range(footer, TIMESTAMP_MS) or (0, 0)
-        refused = footer.num_rows - _null_count(footer, ERROR)
+        known = column_range(footer, time_column) if time_column else None
+        first_ms, last_ms = column_range(footer, TIMESTAMP_MS) or (0, 0)
+        refused = footer.num_rows - null_count(footer, ERROR)
         rows = footer.num_rows - refused
         first_known, last_known = known or (None, None)
         found = LogFile(
@@ -360,18 +377,3 @@ def _quarantined(messages: pa.Table, spec: TableSpec, file: LogFile) -> pa.Table
         source_rows=integers(messages[OFFSET], null=-1),
         records=array(heads, pa.string()),
     )
-
-
-def _columns(footer: pq.FileMetaData, name: str) -> Iterator[Any]:
-    (position,) = (i for i in range(footer.num_columns) if footer.schema.column(i).path == name)
-    for group in range(footer.num_row_groups):
-        yield footer.row_group(group).column(position).statistics
-
-
-def _range(footer: pq.FileMetaData, name: str) -> tuple[int, int] | None:
-    found = [s for s in _columns(footer, name) if s is not None and s.has_min_max]
-    return (min(s.min for s in found), max(s.max for s in found)) if found else None
-
-
-def _null_count(footer: pq.FileMetaData, name: str) -> int:
-    return sum(int(s.null_count) for s in _columns(footer, name))

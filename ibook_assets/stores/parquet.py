@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -151,3 +151,20 @@ def require_schema(
         if found.null_count and not declared.nullable:
             msg = f"{where}: column {name} has {found.null_count} nulls, {spec.name} allows none"
             raise ContractError(msg)
+
+
+def column_range(footer: pq.FileMetaData, name: str) -> tuple[int, int] | None:
+    """Least and greatest value of an integer column; None without values."""
+    found = [s for s in _statistics(footer, name) if s is not None and s.has_min_max]
+    return (min(s.min for s in found), max(s.max for s in found)) if found else None
+
+
+def null_count(footer: pq.FileMetaData, name: str) -> int:
+    """Nulls of a column."""
+    return sum(int(s.null_count) for s in _statistics(footer, name))
+
+
+def _statistics(footer: pq.FileMetaData, name: str) -> Iterator[Any]:
+    (position,) = (i for i in range(footer.num_columns) if footer.schema.column(i).path == name)
+    for group in range(footer.num_row_groups):
+        yield footer.row_group(group).column(position).statistics

@@ -10,10 +10,10 @@ import pyarrow as pa
 from ibook_assets.core.arrow import Column
 from ibook_assets.core.messages import topic_of
 from ibook_assets.core.tables import TableSpec
-from ibook_assets.core.times import day_of
+from ibook_assets.core.times import day_of, day_start_us
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.lake import Lake
-from ibook_assets.stores.log_files import LogFiles
+from ibook_assets.stores.log_files import LogFile, LogFiles
 
 
 class ServedDays:
@@ -37,7 +37,7 @@ class ServedDays:
     def days(self) -> list[str]:
         """Days that have rows, landed or not, sorted."""
         landed = self.landed()
-        return sorted({*landed, *self._unlanded(landed)})
+        return sorted({*landed, *_days(self._unlanded(landed), landed)})
 
     def day(self, day: str, *, wanted: Column | None = None) -> pa.Table:
         """The rows of a day, each once, in the order of their time; all when `wanted` is None."""
@@ -69,21 +69,16 @@ class ServedDays:
                     self.landed_table, days, columns=names, filters=wanted, spec=self._spec
                 )
             )
-        for day in () if landed_only else filter(of_day, self._unlanded(landed)):
-            rows, _ = self._files.day(self._topic, self._spec, date.fromisoformat(day))
+        files = [] if landed_only else self._unlanded(landed)
+        for day in filter(of_day, _days(files, landed)):
+            rows, _ = self._files.day(self._topic, self._spec, date.fromisoformat(day), among=files)
             parts.append((rows if wanted is None else rows.filter(wanted)).select(names))
         return self._once(pa.concat_tables(parts))
 
-    def _unlanded(self, landed: Sequence[str]) -> list[str]:
-        """Days of the log's files from the newest landed one on, which may have got more since."""
-        spans = [
-            (day_of(file.first_known_ts), day_of(file.last_known_ts))
-            for file in self._files.files(self._topic)
-            if file.first_known_ts is not None and file.last_known_ts is not None
-        ]
-        newest = landed[-1] if landed else ""
-        days = {day for first, last in spans for day in _between(first, last)}
-        return sorted(day for day in days if day >= newest)
+    def _unlanded(self, landed: Sequence[str]) -> list[LogFile]:
+        """The log's files from the newest landed day on, which may have got more since."""
+        newest = date.fromisoformat(landed[-1]) if landed else date.min
+        return self._files.latest(self._topic, from_us=day_start_us(newest))
 
     def _once(self, rows: pa.Table) -> pa.Table:
         """`rows` in the order of their time, repetitions of a key left out."""
@@ -91,6 +86,18 @@ class ServedDays:
         at = rows.select(keys).append_column("at", pa.array(range(rows.num_rows), pa.int64()))
         first = at.group_by(keys, use_threads=False).aggregate([("at", "min")])["at_min"]
         return rows.take(first.combine_chunks()).sort_by("known_ts")
+
+
+def _days(files: Iterable[LogFile], landed: Sequence[str]) -> list[str]:
+    """Days that sound rows of `files` belong to, from the newest landed one on, sorted."""
+    spans = [
+        (day_of(file.first_known_ts), day_of(file.last_known_ts))
+        for file in files
+        if file.first_known_ts is not None and file.last_known_ts is not None
+    ]
+    newest = landed[-1] if landed else ""
+    days = {day for first, last in spans for day in _between(first, last)}
+    return sorted(day for day in days if day >= newest)
 
 
 def _between(first: date, last: date) -> Iterable[str]:

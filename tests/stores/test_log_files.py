@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -138,6 +139,25 @@ def test_messages_that_do_not_follow_each_other_are_not_landed(
     records = [LogRecord(0, offset, 0, None, b"?") for offset in offsets]
     with pytest.raises(ContractError, match="do not follow each other"):
         _land(LogFiles(LocalBlobs(tmp_path)), records)
+
+
+def test_the_latest_files_are_found_without_looking_into_earlier_ones(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    for number in range(4):
+        known_us = MONDAY_US + number * DAY_US
+        records = _records(_message(number, known_us), start=number, at_us=known_us)
+        _land(LogFiles(blobs), records)
+    # A file that is looked into would be found damaged; another lake's path is not known yet.
+    moved = LocalBlobs(shutil.copytree(tmp_path, tmp_path / "moved"))
+    (oldest, *_) = moved.list(f"log/{TOPIC}/")
+    Path(moved.location(oldest)).write_bytes(b"?")
+    files = LogFiles(moved)
+    found = files.latest(TOPIC, from_us=MONDAY_US + 2 * DAY_US)
+    assert [file.start for file in found] == [3, 2]
+    sound, refused = files.day(TOPIC, VIEWS, date(2026, 1, 7), among=found)
+    assert (sound["view_id"].to_pylist(), refused.num_rows) == ([2], 0)
+    with pytest.raises(ContractError, match="is damaged"):
+        files.latest(TOPIC, from_us=0)
 
 
 def test_a_missing_file_is_named(blobs: Blobs) -> None:
