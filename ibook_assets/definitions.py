@@ -7,6 +7,7 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from ibook_assets.core.settings import Settings
+from ibook_assets.defs.alerting import alert_assets, alert_sensors
 from ibook_assets.defs.checks import feature_checks
 from ibook_assets.defs.facts import fact_assets
 from ibook_assets.defs.features import feature_assets
@@ -50,9 +51,10 @@ def build_defs(
             *serving_assets(chosen),
             *drift_assets(chosen),
             *simulation_assets(chosen),
+            *alert_assets(),
         ],
         asset_checks=feature_checks(),
-        sensors=[*log_sensors(chosen), *retraining_sensors(chosen)],
+        sensors=[*log_sensors(chosen), *retraining_sensors(chosen), *alert_sensors(chosen)],
         resources={**_resources(chosen), **(overrides or {})},
         # Steps of one run share worlds, files and compiled kernels; a process each would not.
         executor=dg.in_process_executor,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ibook_assets.cli import backtest, features, promotions, tracing
+from ibook_assets.cli.alerts import alerts
 from ibook_assets.cli.console import console, explains_errors, settings
 from ibook_assets.cli.sim import with_gateway
 from ibook_assets.cli.stream import stream
@@ -23,6 +24,7 @@ app.command("features")(features.features)
 app.command("trace")(tracing.trace)
 app.command("replay")(tracing.replay)
 app.command("lineage")(tracing.lineage)
+app.add_typer(alerts, name="alerts")
 app.add_typer(stream, name="stream")
 app.add_typer(simulator, name="sim", callback=with_gateway)
 

@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AliasChoices, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ibook_assets.core.alerts import RUNBOOKS
+
 OnlineSource = Literal["auto", "live", "snapshot"]
 
 UNKNOWN_SHA: Final = "unknown"
@@ -149,6 +151,15 @@ class Settings(BaseSettings):
     """Days that landed traces are kept there."""
     container_digest: str | None = None
     """Digest of the image this server runs in; traces carry it."""
+
+    alert_webhooks: SecretStr | None = None
+    """Where alerts are sent: `name=format:url` terms, comma-separated, with the format generic,
+    slack or pagerduty (`ops=slack:https://hooks.slack.com/services/…,pager=pagerduty`). Unset:
+    alerts are kept and shown only."""
+    pagerduty_routing_key: SecretStr | None = None
+    """Integration key of the PagerDuty service that alerts go to."""
+    runbooks_url: str = RUNBOOKS
+    """Where people read `docs/runbooks.md`; alerts link to its sections."""
 
     otlp_endpoint: str | None = Field(
         default=None,

@@ -1,0 +1,245 @@
+"""Alerts of the graph: one sensor raises them into the outbox, another delivers it."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ibook_assets.core.alerts import Alert, Destination, named, parse_destinations
+from ibook_assets.core.canonical import sha256_hex
+from ibook_assets.core.monitoring.episodes import EpisodeCursor
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.use_cases import USE_CASES
+from ibook_assets.defs.alert_sources import MAX_AGE, Alerts, RunEnd, resolved
+from ibook_assets.defs.metadata import records
+from ibook_assets.defs.partitions import ML_PLATFORM, MONITORING
+from ibook_assets.defs.resources import LakeResource
+from ibook_assets.stores.alerting import AlertOutbox, Entry
+from ibook_assets.stores.promotions import PromotionLog
+
+ALERTS: Final = dg.AssetKey([MONITORING, "alerts"])
+
+SECONDS_BETWEEN: Final = 30
+DELIVERY_SECONDS: Final = 20.0
+"""What one tick spends on sending; Dagster allows it 60."""
+ROWS_SHOWN: Final = 50
+
+Clock = Callable[[], datetime]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class AlertCursor(BaseModel):
+    """How far the graph has been read for alerts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    failed: int = 0
+    """Event of the last failed run that was read."""
+    succeeded: int = 0
+    """Event of the last successful run whose checks were read."""
+    drift: dict[str, EpisodeCursor] = Field(default_factory=dict)
+    promotions: dict[str, int] = Field(default_factory=dict)
+    """Last entry read of each use case's log."""
+
+    @classmethod
+    def parse(cls, text: str | None) -> "AlertCursor":
+        """The cursor stored as `text`; the beginning when there is none or it cannot be read.
+
+        Reading again makes the same alerts, which the outbox knows.
+        """
+        try:
+            return cls.model_validate_json(text) if text else cls()
+        except ValidationError:
+            return cls()
+
+
+def alert_assets() -> list[dg.AssetSpec]:
+    """What stands for the outbox: its state is observed by the delivery sensor."""
+    return [
+        dg.AssetSpec(
+            ALERTS,
+            group_name=MONITORING,
+            owners=[ML_PLATFORM],
+            kinds={"json"},
+            description=(
+                "Alerts that are open or could not be delivered. Observed whenever that changes; "
+                "`ibook alerts list` shows all."
+            ),
+        )
+    ]
+
+
+def alert_sensors(settings: Settings, *, clock: Clock = _utc_now) -> list[dg.SensorDefinition]:
+    """The sensor that raises alerts and the one that delivers them; `clock` tells UTC time."""
+    destinations = parse_destinations(settings.alert_webhooks, settings.pagerduty_routing_key)
+    return [_raising(settings, destinations, clock), _delivering(destinations, clock)]
+
+
+def _raising(
+    settings: Settings, destinations: Sequence[Destination], clock: Clock
+) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="alerts",
+        minimum_interval_seconds=SECONDS_BETWEEN,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Raises alerts: drift that begins and ends, failed runs and checks, promotions, "
+            "rollbacks, artefacts that servers must refuse. Stores them for `alert_delivery`."
+        ),
+    )
+    def alerts(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
+        tick = _Tick(context.instance, lake, destinations, settings.runbooks_url, clock())
+        cursor = tick.after(AlertCursor.parse(context.cursor))
+        return dg.SensorResult(
+            skip_reason=f"{tick.raised} alerts raised", cursor=cursor.model_dump_json()
+        )
+
+    return alerts
+
+
+class _Tick:
+    """One look at everything that alerts are raised of."""
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        lake: LakeResource,
+        destinations: Sequence[Destination],
+        runbooks: str,
+        now: datetime,
+    ) -> None:
+        self._instance = instance
+        self._lake = lake
+        self._destinations = destinations
+        self._now = now
+        self._alerts = Alerts(runbooks)
+        self._outbox = AlertOutbox(lake.blobs)
+        self.raised = 0
+
+    def after(self, before: AlertCursor) -> AlertCursor:
+        """Raise what is new; the cursor to go on from, stored after the alerts are."""
+        # Failures first: what succeeded since may end what they began.
+        failed = self._runs(dg.DagsterEventType.RUN_FAILURE, before.failed)
+        succeeded = self._runs(dg.DagsterEventType.RUN_SUCCESS, before.succeeded)
+        drift, promotions = dict(before.drift), dict(before.promotions)
+        for name, use_case in USE_CASES.items():
+            seen = drift.get(name, EpisodeCursor())
+            drift[name], found = self._alerts.drift(self._instance, use_case, seen)
+            for alert in found:
+                self._raise(alert)
+            promotions[name] = self._promotions(name, promotions.get(name, 0))
+        self._close()
+        return AlertCursor(failed=failed, succeeded=succeeded, drift=drift, promotions=promotions)
+
+    def _runs(self, end: RunEnd, last: int) -> int:
+        found = self._alerts.ended_runs(self._instance, end, after=last, now=self._now)
+        for storage_id, alerts in found:
+            for alert in alerts:
+                self._raise(alert)
+            last = storage_id
+        return last
+
+    def _raise(self, alert: Alert | None) -> None:
+        if alert is not None and self._outbox.record(alert, self._destinations):
+            self.raised += 1
+
+    def _promotions(self, use_case: str, known: int) -> int:
+        log: PromotionLog = self._lake.promotions
+        newest = log.current(use_case)
+        if newest is None:
+            return known
+        if newest.sequence > known:
+            for record in log.history(use_case)[known:]:
+                if self._now - record.promoted_at < MAX_AGE:
+                    self._raise(self._alerts.promotion(record))
+        return newest.sequence
+
+    def _close(self) -> None:
+        """Resolve what is over without an event that says so, and find artefacts to refuse."""
+        refused = {
+            alert.dedup_key: alert
+            for name in USE_CASES
+            if (record := self._lake.promotions.current(name)) is not None
+            for alert in self._alerts.refused_artefacts(self._lake.blobs, record, now=self._now)
+        }
+        for alert in self._outbox.open_alerts():
+            if alert.kind in ("run", "training"):
+                self._raise(self._alerts.recovered_run(self._instance, alert))
+            elif alert.kind == "refused-artefact" and alert.dedup_key not in refused:
+                summary = "Its files are whole again, or it is not to serve any more."
+                over = resolved(alert, summary=summary, event=alert.id, at=self._now)
+                self._raise(over)
+        for alert in refused.values():
+            self._raise(alert)
+
+
+def _delivering(destinations: Sequence[Destination], clock: Clock) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="alert_delivery",
+        minimum_interval_seconds=SECONDS_BETWEEN,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Sends stored alerts to their destinations, again after a pause where that fails, and "
+            "shows in `monitoring/alerts` what is open or undelivered."
+        ),
+    )
+    def alert_delivery(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
+        outbox = AlertOutbox(lake.blobs, clock=clock)
+        delivered = outbox.deliver(destinations, seconds=DELIVERY_SECONDS)
+        shown = outbox.entries(unsettled=True)
+        state = _state(shown, destinations)
+        undelivered = sum(len(entry.undelivered) for entry in shown)
+        return dg.SensorResult(
+            skip_reason=f"{delivered} deliveries made, {undelivered} missing",
+            cursor=state,
+            # An observation of the same state every half minute would bury the others.
+            asset_events=[] if state == context.cursor else [_observation(shown, destinations)],
+        )
+
+    return alert_delivery
+
+
+def _state(shown: Sequence[Entry], destinations: Sequence[Destination]) -> str:
+    told = [
+        (entry.alert.id, entry.open, [(n, d.state, d.answer) for n, d in entry.undelivered.items()])
+        for entry in shown
+    ]
+    return sha256_hex(repr((told, named(destinations))).encode())
+
+
+def _observation(
+    shown: Sequence[Entry], destinations: Sequence[Destination]
+) -> dg.AssetObservation:
+    undelivered = [delivery for entry in shown for delivery in entry.undelivered.values()]
+    metadata: dict[str, dg.MetadataValue | int | str] = {
+        "open": sum(entry.open for entry in shown),
+        "waiting": sum(delivery.state == "waiting" for delivery in undelivered),
+        "refused": sum(delivery.state == "refused" for delivery in undelivered),
+        "given_up": sum(delivery.state == "given_up" for delivery in undelivered),
+        "destinations": named(destinations),
+    }
+    if shown:
+        metadata["alerts"] = records(map(_row, shown[:ROWS_SHOWN]))
+    return dg.AssetObservation(ALERTS, metadata=metadata)
+
+
+def _row(entry: Entry) -> dict[str, str | bool]:
+    alert = entry.alert
+    return {
+        "at": f"{alert.at:%Y-%m-%d %H:%M:%S} UTC",
+        "severity": alert.severity,
+        "kind": alert.kind,
+        "subject": alert.subject,
+        "open": entry.open,
+        "summary": alert.summary,
+        "undelivered": "; ".join(
+            f"{name} {delivery.state} after {delivery.attempts}: {delivery.answer}"
+            for name, delivery in entry.undelivered.items()
+        ),
+        "runbook": alert.runbook_url,
+    }
