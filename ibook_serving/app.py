@@ -9,6 +9,7 @@ from ibook_assets.stores.blobs import open_blobs
 from ibook_serving.admin import AdminEndpoints
 from ibook_serving.binding import check_binding
 from ibook_serving.evidence import EvidenceReader
+from ibook_serving.experiments import ExperimentSummaries
 from ibook_serving.following import Follower
 from ibook_serving.history import open_history
 from ibook_serving.lookup import Lookup
@@ -38,7 +39,8 @@ def build_server(settings: Settings) -> ScoringServer:
     outcomes = Outcomes(settings, blobs, FRAUD.name)
     evidence = EvidenceReader(blobs, FRAUD.name)
     board = StatusBoard(service, evidence, processes=settings.api_processes)
-    parts = (board, Page(board), admin, lookup, outcomes)
+    experiments = ExperimentSummaries(blobs)
+    parts = (board, Page(board), admin, lookup, outcomes, experiments)
     beside = tuple(route for part in parts for route in part.routes())
     return ScoringServer(settings, service, metrics, Spans(settings), beside=beside)
 

@@ -125,27 +125,36 @@ class ExperimentReader:
             return exposures_of(answers, until_us=0)
         return exposures_of(answers, until_us=run.started_us + experiment.horizon_us)
 
-    def units(self, experiment: Experiment, run: Run, exposures: pa.Table) -> pa.Table:
+    def units(
+        self,
+        experiment: Experiment,
+        run: Run,
+        exposures: pa.Table,
+        answers: Answers,
+        *,
+        as_of_us: int,
+    ) -> pa.Table:
         """What became of exposed users, as rows of UNITS."""
-        answers = self.answers(experiment, run)
         labels = self.labels(experiment, run, answers)
-        return followed(exposures, answers, labels, follow_up_us=experiment.follow_up_us)
+        return followed(
+            exposures,
+            answers,
+            labels,
+            follow_up_us=experiment.follow_up_us,
+            as_of_us=as_of_us,
+        )
 
     def summary(
         self, experiment: Experiment, *, window_hours: int, now_us: int
     ) -> ExperimentSummary:
         """Where it stands now."""
         run = self.run(experiment)
+        as_of_us = self.known_until_us(experiment, run, now_us=now_us)
         answers = self.answers(experiment, run)
-        labels = self.labels(experiment, run, answers)
         exposures = self.exposures(experiment, run, answers)
-        rows = followed(exposures, answers, labels, follow_up_us=experiment.follow_up_us)
+        rows = self.units(experiment, run, exposures, answers, as_of_us=as_of_us)
         return summarise(
-            experiment,
-            run,
-            units_of(rows),
-            as_of_us=self.known_until_us(experiment, run, now_us=now_us),
-            window_hours=window_hours,
+            experiment, run, units_of(rows), as_of_us=as_of_us, window_hours=window_hours
         )
 
 

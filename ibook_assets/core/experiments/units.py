@@ -64,6 +64,7 @@ UNITS: Final = TableSpec(
     time_column="exposed_ts",
     columns=(
         *EXPOSURES.columns,
+        Column("as_of_ts", pa.int64(), "What was known before it counts (microseconds, UTC)"),
         Column("answers", pa.int64(), "Answers within the follow-up", minimum=0),
         *(Column(m.name, pa.int64(), m.description, minimum=0) for m in METRICS.values()),
     ),
@@ -206,12 +207,24 @@ def labels_of(rows: pa.Table, answers: Answers, experiment: Experiment) -> Label
 
 
 def followed(
-    exposures: pa.Table, answers: Answers, labels: Labels, *, follow_up_us: int
+    exposures: pa.Table,
+    answers: Answers,
+    labels: Labels,
+    *,
+    follow_up_us: int,
+    as_of_us: int,
 ) -> pa.Table:
     """What each exposed user got within the follow-up, as rows of UNITS.
 
     Outcomes count as they are known at the follow-up's end, so that what a complete user shows
     never changes again.
+
+    Args:
+        exposures: rows of EXPOSURES.
+        answers: the experiment's, of all users.
+        labels: what became of `answers`.
+        follow_up_us: how long after the exposure anything counts.
+        as_of_us: the moment up to which `answers` and `labels` are complete.
     """
     users = integers(exposures["user_id"], null=-1)
     ends = integers(exposures["exposed_ts"], null=0) + follow_up_us
@@ -224,7 +237,8 @@ def followed(
         here = (users[unit] == answers.user_id) & (answers.known_ts <= ends[unit])
     cutoff = np.where(here, ends[unit] if users.size else 0, -1)
     facts = _facts(answers, labels, cutoff)
-    columns = [np.bincount(unit[here], minlength=users.size)]
+    as_of = np.full(users.size, as_of_us, np.int64)
+    columns = [as_of, np.bincount(unit[here], minlength=users.size)]
     for metric in METRICS.values():
         counted = unit[here & metric.happened(facts)]
         columns.append(np.bincount(counted, minlength=users.size))

@@ -44,7 +44,15 @@ def counted(
     spec = OUTCOMES if chosen.outcomes == "chargebacks" else EXPERIMENT_OUTCOMES
     labels = labels_of(pa.Table.from_pylist(outcomes or [], schema=spec.schema), found, chosen)
     exposures = exposures_of(found, until_us=until_us)
-    return units_of(followed(exposures, found, labels, follow_up_us=chosen.follow_up_us))
+    return units_of(
+        followed(
+            exposures,
+            found,
+            labels,
+            follow_up_us=chosen.follow_up_us,
+            as_of_us=STARTED_US,
+        )
+    )
 
 
 def test_the_first_answer_decides_the_arm_and_a_switch_is_told() -> None:
