@@ -181,7 +181,7 @@ def test_numbers_come_alive_and_are_those_of_the_status(
 def test_the_script_writes_numbers_as_the_server_does(
     browser: BrowserService, lived_in: RunningServer
 ) -> None:
-    values = [0.0, 0.0042, 0.099, 0.15, 0.5, 1.0, 1.25, 42.0, 119.0, 7_300.0, 999_999.0]
+    values = [0.0, 0.0042, 0.099, 0.16, 0.5, 1.0, 1.24, 42.0, 119.0, 7_300.0, 999_999.0]
     buckets, bounds = [0, 3, 3, 9, 10, 12], [0.001, 0.01, 0.05, 0.1, 0.5]
     shares = [0.1, 0.5, 0.75, 0.95, 1.0]
     script = """async ([values, buckets, bounds, shares]) => {
