@@ -27,6 +27,7 @@ from ibook_assets.core.tables import EXPERIMENT_OUTCOMES, PREDICTIONS
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.log_files import LogFiles
+from ibook_assets.stores.online import PUBLISHED_SNAPSHOT, Progress, open_live
 from ibook_assets.stores.traces import TraceStore, open_traces
 from ibook_serving.decode import PREDICT, decode_body, order_row
 from ibook_serving.ports import Fetched, Lane, LoadedModel, Served
@@ -41,7 +42,7 @@ from tests.serving.harness import (
     promote,
     running,
 )
-from tests.serving.history import AS_OF_US, orders, publish_history
+from tests.serving.history import AS_OF_US, fill_live, orders, publish_history
 
 KEY = {"x-api-key": ADMIN_KEY}
 
@@ -220,6 +221,28 @@ def _recorders(server: RunningServer) -> int:
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in children.read_text().split()]
     return names.count("ibook-recorder")
+
+
+def test_a_trace_of_the_live_store_says_how_far_the_log_was_applied(
+    tmp_path: Path, bundle: ModelBundle
+) -> None:
+    settings = Settings(home=tmp_path / "home", online_source="live")
+    promote(settings, bundle)
+    publish_history(settings)
+    environment = {"IBOOK_ADMIN_KEY": ADMIN_KEY, "IBOOK_ONLINE_SOURCE": "live"}
+    with running(settings, environment=environment) as server:
+        (told,) = server.predict(ORDER)
+        (without,) = traces_of(server, told["request_id"])
+        assert without["degraded"] == told["degraded"] == [PUBLISHED_SNAPSHOT]
+        assert without["positions"] is None
+        with closing(open_live(settings.live_store)) as live:
+            fill_live(live)
+            eventually(lambda: server.predict(ORDER)[0]["degraded"] == [], what="the live store")
+            (told,) = server.predict(ORDER)
+            (trace,) = traces_of(server, told["request_id"])
+            assert Progress.decode(json.dumps(trace["positions"]).encode()) == live.progress()
+    assert trace["features_as_of"] == told["features_as_of"]
+    assert trace["store"] != without["store"]
 
 
 def test_nothing_is_kept_when_the_log_is_off(tmp_path: Path, bundle: ModelBundle) -> None:
