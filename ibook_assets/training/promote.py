@@ -40,6 +40,32 @@ def judge_candidate(lake: Lake, use_case: UseCase, found: Candidate) -> Verdict:
     )
 
 
+def gated_model(lake: Lake, use_case: UseCase, found: Candidate) -> PromotedModel:
+    """The candidate with its open gate, its files copied to where serving reads them.
+
+    Raises:
+        GateClosedError: a rule of the gate does not hold.
+        IntegrityError: a file of the candidate is not what training stored.
+    """
+    verdict = judge_candidate(lake, use_case, found)
+    verdict.gate.require()
+    artefact = publish_artefact(
+        lake.blobs, use_case.name, candidate_files(lake.blobs, found), sha256=found.sha256
+    )
+    info = verdict.bundle.info
+    return PromotedModel(
+        model_version=found.version,
+        artefact=artefact,
+        feature_names=info.feature_names,
+        spec_hashes=info.spec_hashes,
+        threshold=info.threshold,
+        training_snapshot=info.training_snapshot,
+        git_sha=found.git_sha,
+        mlflow_run_id=found.mlflow_run_id,
+        gate=GateRecord.model_validate(verdict.gate.as_dict()),
+    )
+
+
 def promote_candidate(
     lake: Lake,
     use_case: UseCase,
@@ -79,7 +105,7 @@ def promote_candidate(
     incumbent = log.current(use_case.name)
     if incumbent is not None and incumbent.model.model_version == found.version:
         return incumbent
-    model = _judged(lake, use_case, found)
+    model = gated_model(lake, use_case, found)
     draft = PromotionDraft(use_case=use_case.name, model=model, actor=actor, reason=reason)
     if precommit is not None:
         precommit()
@@ -115,34 +141,13 @@ def _challenge(
         )
         raise ContractError(msg)
     serving = next((m for m in incumbent.models if m.model_version == found.version), None)
-    model = serving or _judged(lake, use_case, found)
+    model = serving or gated_model(lake, use_case, found)
     draft = entering(incumbent, model, wanted, actor=actor, reason=reason)
     if (draft.challengers, draft.experiment) == (incumbent.challengers, incumbent.experiment):
         return incumbent
     if precommit is not None:
         precommit()
     return log.challenge(draft, expected_parent=incumbent.sha256)
-
-
-def _judged(lake: Lake, use_case: UseCase, found: Candidate) -> PromotedModel:
-    """The candidate with its open gate, its files copied to where serving reads them."""
-    verdict = judge_candidate(lake, use_case, found)
-    verdict.gate.require()
-    artefact = publish_artefact(
-        lake.blobs, use_case.name, candidate_files(lake.blobs, found), sha256=found.sha256
-    )
-    info = verdict.bundle.info
-    return PromotedModel(
-        model_version=found.version,
-        artefact=artefact,
-        feature_names=info.feature_names,
-        spec_hashes=info.spec_hashes,
-        threshold=info.threshold,
-        training_snapshot=info.training_snapshot,
-        git_sha=found.git_sha,
-        mlflow_run_id=found.mlflow_run_id,
-        gate=GateRecord.model_validate(verdict.gate.as_dict()),
-    )
 
 
 def _truth(lake: Lake) -> pa.Table | None:

@@ -1,0 +1,243 @@
+"""A rollout as entries of a hash-chained log, and what it is by them and the promotion log.
+
+An entry is a decision; the promotion log holds what came of it, under the decision's `tag`. So a
+process that is killed between the two leaves a decision without effect, which the next one makes
+good, and nothing is ever done twice. Who serves is the promotion log's to say, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, Self, TypeAlias
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from ibook_assets.core.canonical import canonical_json, canonical_sha256
+from ibook_assets.core.errors import ContractError, IntegrityError
+from ibook_assets.core.manifest import Sha256
+from ibook_assets.core.promotion import Name, PromotedModel, PromotionRecord, Stage, Text
+from ibook_assets.core.rollout_plan import RolloutPlan
+
+RolloutState = Literal[
+    "candidate", "gated", "shadow", "canary", "champion", "archived", "rolled_back", "rejected"
+]
+
+Place: TypeAlias = tuple[Stage, float] | Literal["champion"] | None
+"""Where a model stands in the promotion record: beside the champion with a share, as it, not."""
+
+SHADOW_SHARE: Final = 1.0
+
+FOLLOWS: Final[Mapping[RolloutState, tuple[RolloutState, ...]]] = {
+    "candidate": ("gated", "rejected"),
+    "gated": ("shadow", "rejected"),
+    "shadow": ("canary", "rejected"),
+    "canary": ("canary", "champion", "rolled_back"),
+}
+"""What may be decided next; a state that is no key here is the end. `archived` is never decided:
+it is what becomes of a model when somebody else's promotion takes its place."""
+ENDS: Final[tuple[RolloutState, ...]] = ("rolled_back", "rejected")
+"""States that take a model out of the promotion record."""
+HELD_STATES: Final[tuple[RolloutState, ...]] = ("shadow", "canary", "champion")
+"""States that are a place in the promotion record."""
+
+
+class RolloutEntry(BaseModel):
+    """One decision of a rollout, with all that is needed to go on from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    sequence: Annotated[int, Field(ge=1)]
+    parent_sha256: Sha256 | None
+    """Hash of the entry before this one; None for the first."""
+    use_case: Name
+    version: Name
+    """The model that is rolled out."""
+    state: RolloutState
+    step: Annotated[int, Field(ge=0)] = 0
+    """Which of the plan's shares a canary has."""
+    paused: bool = False
+    """Whether it stays where it is until somebody resumes it."""
+    decided: Annotated[int, Field(ge=1)]
+    """Sequence of the entry that made the state; this one unless it only pauses or resumes."""
+    since: AwareDatetime
+    """When that was."""
+    champion: Name
+    """Version that it is compared with."""
+    plan: RolloutPlan
+    model: PromotedModel | None
+    """The gated model; None while it is a candidate, and when the gate rejected it."""
+    evidence: str | None = None
+    """Key of the analysis that led here, in the lake."""
+    actor: Text
+    reason: Text
+    at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        if (self.sequence == 1) != (self.parent_sha256 is None):
+            msg = f"entry {self.sequence}: only the first entry has no parent"
+            raise ValueError(msg)
+        if self.state == "archived":
+            msg = f"entry {self.sequence}: archived is not decided, it follows from promotions"
+            raise ValueError(msg)
+        if self.model is None and self.state in ("gated", *HELD_STATES):
+            msg = f"entry {self.sequence}: a {self.state} model has passed the gate and is named"
+            raise ValueError(msg)
+        if self.step >= len(self.plan.shares):
+            msg = f"entry {self.sequence}: the plan has {len(self.plan.shares)} canary steps"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of this entry, which the next one names as its parent."""
+        return canonical_sha256(self)
+
+    @property
+    def tag(self) -> str:
+        """Actor of the promotion entry that carries this decision out."""
+        return f"rollout of {self.version}, entry {self.decided}"
+
+    @property
+    def place(self) -> Place:
+        """Where the model is to stand."""
+        if self.state == "champion":
+            return "champion"
+        if self.state == "shadow":
+            return ("shadow", SHADOW_SHARE)
+        return ("canary", self.plan.shares[self.step]) if self.state == "canary" else None
+
+    @property
+    def title(self) -> str:
+        """The state in words: `canary at 5 %, paused`."""
+        told = self.state.replace("_", " ")
+        if self.state == "canary":
+            told = f"{told} at {self.plan.shares[self.step]:.0%}"
+        return f"{told}, paused" if self.paused else told
+
+
+class _SealedEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    entry: RolloutEntry
+    sha256: Sha256
+
+
+def seal_entry(entry: RolloutEntry) -> bytes:
+    """The stored form of `entry`."""
+    return canonical_json(_SealedEntry(entry=entry, sha256=entry.sha256))
+
+
+def unseal_entry(data: bytes, *, path: str) -> RolloutEntry:
+    """The entry stored as `data`; `path` is named in errors.
+
+    Raises:
+        IntegrityError: the entry does not have the hash stored with it.
+        ContractError: it is no entry this code can read.
+    """
+    try:
+        sealed = _SealedEntry.model_validate_json(data)
+    except ValueError as error:
+        msg = (
+            f"{path} is not a rollout entry of schema version 1: restore the file from a copy, or "
+            f"upgrade if a newer release wrote it ({error})"
+        )
+        raise ContractError(msg) from error
+    if sealed.entry.sha256 != sealed.sha256:
+        raise IntegrityError(path=path, expected=sealed.sha256, found=sealed.entry.sha256)
+    return sealed.entry
+
+
+def verify_entry(previous: RolloutEntry | None, entry: RolloutEntry) -> None:
+    """ContractError unless `entry` may follow `previous` in the log of its use case."""
+    expected = (1, None) if previous is None else (previous.sequence + 1, previous.sha256)
+    if (entry.sequence, entry.parent_sha256) != expected:
+        msg = (
+            f"entry {entry.sequence} of the {entry.use_case} rollouts breaks the chain: (sequence, "
+            f"parent) must be {expected}. An entry was changed after it was written: restore the "
+            "log from a copy."
+        )
+        raise ContractError(msg)
+    if entry.state == "candidate" and entry.decided == entry.sequence:
+        return
+    if previous is None or previous.version != entry.version:
+        msg = f"entry {entry.sequence}: a rollout begins with a candidate, not as {entry.state}"
+        raise ContractError(msg)
+    same = (entry.state, entry.step, entry.decided)
+    if same == (previous.state, previous.step, previous.decided):
+        return
+    grown = entry.state != "canary" or entry.step == (
+        previous.step + 1 if previous.state == "canary" else 0
+    )
+    if entry.state not in FOLLOWS.get(previous.state, ()) or not grown:
+        allowed = FOLLOWS.get(previous.state, ())
+        msg = (
+            f"{entry.use_case}: {entry.version} is {previous.title}, after which comes one of "
+            f"{list(allowed)}, not {entry.title}"
+        )
+        raise ContractError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a rollout is, by its newest entry and the promotion log."""
+
+    entry: RolloutEntry
+    state: RolloutState
+    effect: PromotionRecord | None
+    """Promotion entry since which the model stands as decided; None where none does."""
+    pending: bool = False
+    """Whether the promotion log does not say yet what was decided."""
+    overtaken_by: PromotionRecord | None = None
+    """Promotion entry, not the rollout's, that ended it."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it is still on its way."""
+        return self.state in FOLLOWS
+
+
+def place_in(record: PromotionRecord, version: str) -> Place:
+    """Where `version` stands in `record`."""
+    if record.model_version == version:
+        return "champion"
+    found = record.challenger(version)
+    return None if found is None else (found.stage, found.share)
+
+
+def standing_of(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> Standing:
+    """What the rollout of `entry`, its newest, is; `log` is the promotion log, oldest first."""
+    effect = next((record for record in log if record.actor == entry.tag), None)
+    head = log[-1]
+    place = place_in(head, entry.version)
+    if entry.state in ENDS:
+        # A treatment, or a champion, is somebody else's decision and stays.
+        withdrawn = place in (None, "champion") or place[0] == "treatment"
+        return Standing(entry, entry.state, effect, pending=effect is None and not withdrawn)
+    if effect is None:
+        if place == entry.place and place is not None:
+            return Standing(entry, entry.state, head)
+        if head.model_version == entry.champion:
+            return Standing(entry, entry.state, None, pending=entry.place is not None)
+        return _overtaken(entry, None, head, head)
+    later = log[effect.sequence - 1 :]
+    moved = next((r for r in later if place_in(r, entry.version) != entry.place), None)
+    if moved is None:
+        return Standing(entry, entry.state, effect)
+    return _overtaken(entry, effect, moved, head)
+
+
+def _overtaken(
+    entry: RolloutEntry,
+    effect: PromotionRecord | None,
+    by: PromotionRecord,
+    head: PromotionRecord,
+) -> Standing:
+    state: RolloutState = "archived"
+    if head.model_version == entry.version:
+        state = "champion"
+    elif by.action == "rollback" and by.previous_version == entry.version:
+        state = "rolled_back"
+    return Standing(entry, state, effect, overtaken_by=by)

@@ -1,0 +1,286 @@
+"""Rollouts: a log of decisions, each carried out in the promotion log exactly once.
+
+```
+rollouts/fraud/log/000000000001.json     sealed RolloutEntry, created exclusively, never changed
+rollouts/fraud/evidence/<sha256>.json    what a decision was taken on
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from ibook_assets.core.canonical import sha256_hex
+from ibook_assets.core.errors import ConflictError, ContractError, NotFoundError
+from ibook_assets.core.ids import check_name
+from ibook_assets.core.promotion import PromotedModel, PromotionDraft, PromotionRecord
+from ibook_assets.core.rollout import Entrant, entering, withdrawing
+from ibook_assets.core.rollout_log import (
+    RolloutEntry,
+    RolloutState,
+    Standing,
+    seal_entry,
+    standing_of,
+    unseal_entry,
+    verify_entry,
+)
+from ibook_assets.core.rollout_plan import RolloutPlan
+from ibook_assets.stores.blobs import Blobs
+from ibook_assets.stores.promotions import PromotionLog, utc_now
+
+_DIGITS: Final = 12
+_RACES: Final = 5
+"""Times that carrying out a decision is tried anew because somebody else wrote the log."""
+
+
+class Rollouts:
+    """The rollouts of all use cases in `blobs`."""
+
+    def __init__(self, blobs: Blobs, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._blobs = blobs
+        self._promotions = PromotionLog(blobs, clock=clock)
+        self._clock = clock
+
+    def newest(self, use_case: str) -> RolloutEntry | None:
+        """The newest entry; None when nothing was ever rolled out."""
+        keys = self._blobs.list(_folder(use_case))
+        return self._read(keys[-1], use_case) if keys else None
+
+    def history(self, use_case: str) -> list[RolloutEntry]:
+        """All entries, oldest first, their chain verified.
+
+        Raises:
+            ContractError: the chain is broken; names the first entry that does not follow.
+        """
+        entries: list[RolloutEntry] = []
+        for key in self._blobs.list(_folder(use_case)):
+            entry = self._read(key, use_case)
+            verify_entry(entries[-1] if entries else None, entry)
+            entries.append(entry)
+        return entries
+
+    def standing(self, use_case: str) -> Standing | None:
+        """What the newest rollout is, by its log and the promotion log; None without any."""
+        entry = self.newest(use_case)
+        return None if entry is None else standing_of(entry, self._promotions.history(use_case))
+
+    def start(
+        self, use_case: str, version: str, plan: RolloutPlan, *, actor: str, reason: str
+    ) -> RolloutEntry:
+        """Begin to roll out a trained model; nothing serves it yet.
+
+        Raises:
+            NoPromotedModelError: there is no champion to compare it with; promote the first model.
+            ConflictError: another rollout is on its way, somebody else was first, the model
+                serves already, or a canary or a treatment stands where it would.
+        """
+        head = self._promotions.require_current(use_case)
+        standing = self.standing(use_case)
+        if standing is not None and standing.active:
+            msg = (
+                f"{use_case}: the rollout of {standing.entry.version} is on its way "
+                f"({standing.entry.title}, entry {standing.entry.sequence}); wait for its end or "
+                f"`ibook rollout abort {use_case}` first"
+            )
+            raise ConflictError(msg)
+        if head.model_version == version:
+            msg = f"{use_case}: {version} is the champion already; name another trained version"
+            raise ConflictError(msg)
+        _require_room(head, version)
+        previous = None if standing is None else standing.entry
+        sequence = 1 if previous is None else previous.sequence + 1
+        now = self._clock()
+        return self._append(
+            previous,
+            RolloutEntry(
+                sequence=sequence,
+                parent_sha256=None if previous is None else previous.sha256,
+                use_case=use_case,
+                version=version,
+                state="candidate",
+                decided=sequence,
+                since=now,
+                champion=head.model_version,
+                plan=plan,
+                model=None,
+                actor=actor,
+                reason=reason,
+                at=now,
+            ),
+        )
+
+    def decide(
+        self,
+        previous: RolloutEntry,
+        state: RolloutState,
+        *,
+        actor: str,
+        reason: str,
+        step: int = 0,
+        model: PromotedModel | None = None,
+        evidence: str | None = None,
+    ) -> RolloutEntry:
+        """Append what comes after `previous`, the newest entry; `carry_out` makes it happen.
+
+        Raises:
+            ConflictError: somebody else decided first; the message names the winner.
+            ContractError: that state does not follow.
+        """
+        now, sequence = self._clock(), previous.sequence + 1
+        changes = {
+            "sequence": sequence,
+            "parent_sha256": previous.sha256,
+            "state": state,
+            "step": step,
+            "decided": sequence,
+            "since": now,
+            "model": model or previous.model,
+            "evidence": evidence,
+            "paused": False,
+            "actor": actor,
+            "reason": reason,
+            "at": now,
+        }
+        return self._append(previous, _with(previous, changes))
+
+    def hold(
+        self, previous: RolloutEntry, *, paused: bool, actor: str, reason: str
+    ) -> RolloutEntry:
+        """Append that the rollout stays where it is, or goes on; safe to repeat.
+
+        Raises:
+            ConflictError: somebody else decided first.
+        """
+        if previous.paused == paused:
+            return previous
+        changes = {
+            "sequence": previous.sequence + 1,
+            "parent_sha256": previous.sha256,
+            "paused": paused,
+            "evidence": None,
+            "actor": actor,
+            "reason": reason,
+            "at": self._clock(),
+        }
+        return self._append(previous, _with(previous, changes))
+
+    def carry_out(self, use_case: str) -> Standing | None:
+        """Make the promotion log say what was decided last; safe to repeat, from anywhere.
+
+        Raises:
+            ConflictError: somebody else has the model's place, or keeps writing the log.
+            IntegrityError: the model's promoted files were changed.
+        """
+        entry = self.newest(use_case)
+        for races in range(_RACES + 1):
+            if entry is None:
+                return None
+            log = self._promotions.history(use_case)
+            standing = standing_of(entry, log)
+            if not standing.pending:
+                return standing
+            try:
+                # On the record just read, or not at all: who was faster has carried it out.
+                self._act(entry, log[-1])
+            except ConflictError:
+                if races == _RACES:
+                    raise
+            entry = self.newest(use_case)
+        return self.standing(use_case)
+
+    def keep_evidence(self, use_case: str, document: dict[str, Any]) -> str:
+        """Store what a decision is taken on; its key, which is its hash."""
+        data = json.dumps(document, allow_nan=False, indent=1).encode()
+        name = check_name(use_case, what="use case")
+        key = f"rollouts/{name}/evidence/{sha256_hex(data)}.json"
+        try:
+            self._blobs.create(key, data)
+        except ConflictError:
+            return key
+        return key
+
+    def location(self, key: str) -> str:
+        """Where people find the object under `key`."""
+        return self._blobs.location(key)
+
+    def _act(self, entry: RolloutEntry, head: PromotionRecord) -> None:
+        """Write the promotion entry that is due after `head`."""
+        told = {"actor": entry.tag, "reason": entry.reason}
+        place = entry.place
+        if place is None:
+            challenger = head.challenger(entry.version)
+            if challenger is not None:
+                draft = withdrawing(head, challenger.variant, **told)
+                self._promotions.challenge(draft, expected_parent=head.sha256)
+            return
+        assert entry.model is not None
+        if place == "champion":
+            promotion = PromotionDraft(use_case=entry.use_case, model=entry.model, **told)
+            self._promotions.promote(promotion, expected_parent=head.sha256)
+            return
+        stage, share = place
+        draft = entering(head, entry.model, Entrant(stage, share), **told)
+        self._promotions.challenge(draft, expected_parent=head.sha256)
+
+    def _append(self, previous: RolloutEntry | None, entry: RolloutEntry) -> RolloutEntry:
+        verify_entry(previous, entry)
+        key = _key(entry.use_case, entry.sequence)
+        try:
+            self._blobs.create(key, seal_entry(entry))
+        except ConflictError as error:
+            winner = self._read(key, entry.use_case)
+            msg = (
+                f"{entry.use_case}: {winner.actor} decided first: rollout entry {winner.sequence} "
+                f"({winner.version} is {winner.title}, {winner.reason!r}). Look at "
+                f"`ibook rollout status {entry.use_case}` and decide again"
+            )
+            raise ConflictError(msg) from error
+        return entry
+
+    def _read(self, key: str, use_case: str) -> RolloutEntry:
+        path = self._blobs.location(key)
+        entry = unseal_entry(self._blobs.get(key), path=path)
+        if key != _key(use_case, entry.sequence) or entry.use_case != use_case:
+            msg = (
+                f"{path} holds entry {entry.sequence} of {entry.use_case}: it was copied there; "
+                "restore the log from a copy"
+            )
+            raise ContractError(msg)
+        return entry
+
+
+def active_rollout(rollouts: Rollouts, use_case: str) -> Standing:
+    """The rollout on its way; NotFoundError when there is none."""
+    standing = rollouts.standing(use_case)
+    if standing is None or not standing.active:
+        last = "" if standing is None else f"; {standing.entry.version} is {standing.state}"
+        msg = f"{use_case}: no rollout is on its way{last}. Begin one with `ibook rollout start`"
+        raise NotFoundError(msg)
+    return standing
+
+
+def _with(entry: RolloutEntry, changes: dict[str, Any]) -> RolloutEntry:
+    return RolloutEntry.model_validate(
+        {**{name: getattr(entry, name) for name in RolloutEntry.model_fields}, **changes}
+    )
+
+
+def _require_room(head: PromotionRecord, version: str) -> None:
+    for challenger in head.challengers:
+        if challenger.model.model_version != version:
+            msg = (
+                f"{head.use_case}: {challenger.variant} {challenger.model.model_version} stands "
+                "beside the champion; end it before a rollout begins"
+            )
+            raise ConflictError(msg)
+
+
+def _folder(use_case: str) -> str:
+    return f"rollouts/{check_name(use_case, what='use case')}/log/"
+
+
+def _key(use_case: str, sequence: int) -> str:
+    return f"{_folder(use_case)}{sequence:0{_DIGITS}d}.json"

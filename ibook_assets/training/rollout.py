@@ -1,0 +1,219 @@
+"""One look at a rollout: carry out what was decided, judge, decide what comes next.
+
+A look may end anywhere, by a crash or `kill -9`: the next one goes on from the logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from ibook_assets.core.analysis.comparing import canary_findings, shadow_findings
+from ibook_assets.core.analysis.findings import Analysis, Finding
+from ibook_assets.core.errors import GateClosedError, StoreUnavailableError
+from ibook_assets.core.promotion import PromotedModel
+from ibook_assets.core.rollout_log import RolloutEntry, RolloutState, Standing
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.times import SECOND_US, to_us
+from ibook_assets.core.use_cases import UseCase
+from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.promotions import PromotionLog, utc_now
+from ibook_assets.stores.rollout_data import (
+    Watched,
+    first_orders,
+    keep_look,
+    look,
+    looks_of,
+    paired_orders,
+    requests_between,
+)
+from ibook_assets.stores.rollouts import Rollouts
+from ibook_assets.training.candidates import find_candidate
+from ibook_assets.training.promote import gated_model
+
+REASON_CHARACTERS: Final = 1_900
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at a rollout found."""
+
+    standing: Standing | None
+    """What the rollout is now; None when nothing was ever rolled out."""
+    note: str
+    """What was done, or is waited for."""
+    moved: bool = False
+    """Whether something was decided."""
+    analysis: Analysis | None = None
+
+
+class Watcher:
+    """Moves the rollout of one use case on."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        use_case: UseCase,
+        settings: Settings,
+        *,
+        actor: str,
+        precommit: Callable[[], None] | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Make a watcher.
+
+        Args:
+            lake: where the logs, the models and the predictions live.
+            use_case: whose rollout.
+            settings: where the server tells its metrics, and when labels are mature.
+            actor: who decides.
+            precommit: called before each decision; what it raises prevents it.
+            clock: tells the time.
+        """
+        self._lake = lake
+        self._use_case = use_case
+        self._settings = settings
+        self._actor = actor
+        self._precommit = precommit
+        self._clock = clock
+        self._rollouts = Rollouts(lake.blobs, clock=clock)
+
+    def look(self) -> Looked:
+        """Look once; what is decided is carried out before it returns.
+
+        Raises:
+            ConflictError: somebody else decided, or writes the promotion log, at the same time.
+            IntegrityError: the model is not what training stored.
+        """
+        standing = self._rollouts.carry_out(self._use_case.name)
+        if standing is None or not standing.active:
+            return Looked(standing, "no rollout is on its way")
+        entry = standing.entry
+        if entry.state == "candidate":
+            return Looked(standing, "paused") if entry.paused else self._judge(entry)
+        if entry.state == "gated":
+            if entry.paused:
+                return Looked(standing, "paused")
+            return self._decide(entry, "shadow", "the gate opened")
+        return self._watch(standing)
+
+    def _judge(self, entry: RolloutEntry) -> Looked:
+        """Gate the candidate, unless it was gated when it got a place beside the champion."""
+        head = PromotionLog(self._lake.blobs).require_current(entry.use_case)
+        challenger = head.challenger(entry.version)
+        if challenger is not None:
+            return self._decide(
+                entry, "gated", f"it passed the gate as {challenger.variant}", challenger.model
+            )
+        found = find_candidate(self._lake.blobs, entry.use_case, entry.version)
+        try:
+            model = gated_model(self._lake, self._use_case, found)
+        except GateClosedError as error:
+            return self._decide(entry, "rejected", str(error))
+        return self._decide(entry, "gated", "every rule of the gate holds", model)
+
+    def _watch(self, standing: Standing) -> Looked:
+        entry = standing.entry
+        now = self._clock()
+        analysis, unseen = self._analyse(standing, now)
+        if analysis.verdict == "failed":
+            state: RolloutState = "rejected" if entry.state == "shadow" else "rolled_back"
+            return self._decide(entry, state, f"{entry.title} {analysis}", analysis=analysis)
+        if entry.paused:
+            return Looked(standing, f"paused; {analysis}", analysis=analysis)
+        waited = (now - max(entry.since, _effect(standing))).total_seconds()
+        is_shadow = entry.state == "shadow"
+        left = (entry.plan.shadow_seconds if is_shadow else entry.plan.watch_seconds) - waited
+        if unseen is not None:
+            return Looked(standing, f"inconclusive: {unseen}", analysis=analysis)
+        if left > 0 or analysis.verdict == "inconclusive":
+            more = f"; {left:.0f} s more to watch" if left > 0 else ""
+            return Looked(standing, f"{analysis}{more}", analysis=analysis)
+        told = f"{entry.title} {analysis}"
+        step = 0 if is_shadow else entry.step + 1
+        if step < len(entry.plan.shares):
+            return self._decide(entry, "canary", told, step=step, analysis=analysis)
+        return self._decide(entry, "champion", told, step=entry.step, analysis=analysis)
+
+    def _analyse(self, standing: Standing, now: datetime) -> tuple[Analysis, str | None]:
+        """The analysis up to now, and why the server could not be asked, if so."""
+        entry, effect = standing.entry, standing.effect
+        assert effect is not None
+        plan, now_us = entry.plan, to_us(now)
+        window_us = int(plan.window_seconds * SECOND_US)
+        until_us = (now_us - int(plan.settle_seconds * SECOND_US)) // window_us * window_us
+        watched = Watched(
+            use_case=entry.use_case,
+            champion=entry.champion,
+            version=entry.version,
+            sequence=effect.sequence,
+            since=effect.promoted_at,
+            until_us=until_us,
+        )
+        unseen: str | None = None
+        found: tuple[Finding, ...]
+        if entry.state == "shadow":
+            pairs = paired_orders(self._lake.blobs, watched)
+            found = shadow_findings(pairs, plan.objectives, window_us=window_us)
+        else:
+            unseen = self._ask_server(entry, now_us)
+            requests = requests_between(looks_of(self._lake.blobs, entry.use_case, entry.decided))
+            users = first_orders(
+                self._lake.blobs,
+                watched,
+                maturity_days=self._settings.label_maturity_days,
+                now_us=now_us,
+            )
+            found = canary_findings(users, requests, plan.objectives, window_us=window_us)
+        return Analysis(
+            stage=entry.title,
+            version=entry.version,
+            champion_version=entry.champion,
+            since_us=to_us(effect.promoted_at),
+            until_us=until_us,
+            false_alarm_rate=plan.false_alarm_rate,
+            findings=found,
+        ), unseen
+
+    def _ask_server(self, entry: RolloutEntry, now_us: int) -> str | None:
+        try:
+            found = look(self._settings.metrics_url, at_us=now_us)
+        except StoreUnavailableError as error:
+            return str(error)
+        keep_look(self._lake.blobs, entry.use_case, entry.decided, found)
+        return None
+
+    def _decide(
+        self,
+        entry: RolloutEntry,
+        state: RolloutState,
+        reason: str,
+        model: PromotedModel | None = None,
+        *,
+        step: int = 0,
+        analysis: Analysis | None = None,
+    ) -> Looked:
+        evidence = None
+        if analysis is not None:
+            evidence = self._rollouts.keep_evidence(entry.use_case, analysis.as_dict())
+            reason = f"{reason}; evidence {evidence}"
+        if self._precommit is not None:
+            self._precommit()
+        decided = self._rollouts.decide(
+            entry,
+            state,
+            actor=self._actor,
+            reason=reason[:REASON_CHARACTERS],
+            step=step,
+            model=model,
+            evidence=evidence,
+        )
+        standing = self._rollouts.carry_out(entry.use_case)
+        return Looked(standing, f"{decided.title}: {reason}", moved=True, analysis=analysis)
+
+
+def _effect(standing: Standing) -> datetime:
+    assert standing.effect is not None
+    return standing.effect.promoted_at
