@@ -177,7 +177,7 @@ class LiveQuestions:
             StoreUnavailableError: the store does not answer.
         """
         reading, prepared, found = yield from self._looking_up(features, rows)
-        positions = reading.values[0]
+        positions = _copied(reading.values[0])
         watermark_us = self._watermark_us(positions)
         as_of = watermark_us if as_of_us is None else as_of_us
         _require_remembered(as_of, watermark_us)
@@ -190,7 +190,7 @@ class LiveQuestions:
     ) -> _Asking[Floats]:
         """The `features` of every row, (rows, features), each as of its own time."""
         reading, prepared, found = yield from self._looking_up(features, rows)
-        watermark_us = self._watermark_us(reading.values[0])
+        watermark_us = self._watermark_us(_copied(reading.values[0]))
         _require_remembered(int(as_of.min(initial=watermark_us)), watermark_us)
         return answer(prepared, found, as_of)
 
@@ -239,6 +239,11 @@ class LiveQuestions:
             tuple(() for _ in meta.layouts),
         )
         return reading.generation, Planner(definition)
+
+
+def _copied(value: bytes | None) -> bytes | None:
+    # Where values are views of a store's memory, what is remembered must outlive them.
+    return None if value is None else bytes(value)
 
 
 def _require_remembered(as_of_us: int, watermark_us: int) -> None:

@@ -27,13 +27,15 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import lmdb
 
 from ibook_assets.core.errors import ConflictError, NotFoundError, StoreUnavailableError
 from ibook_assets.core.features.plan import Layout
+from ibook_assets.core.features.requests import Request
 from ibook_assets.stores.online.format import META_KEY, PROGRESS_KEY
 from ibook_assets.stores.online.live import (
     BACKFILL,
@@ -44,6 +46,7 @@ from ibook_assets.stores.online.live import (
     Write,
     first_entries,
 )
+from ibook_assets.stores.online.reading import OnlineFeatures, driven
 
 MAP_BYTES: Final = 1 << 36
 """Most the file may grow to; the file itself is only as large as what it holds."""
@@ -182,11 +185,27 @@ class LmdbLiveStore(LiveStore):
     def read(self, keys: Sequence[bytes]) -> Reading:
         """See LiveStore.read."""
         with self._explained(), self._environment.lmdb.begin(buffers=True) as transaction:
-            generation = self._published(transaction)
-            prefix = _prefix(generation)
-            found = [transaction.get(prefix + key) for key in keys]
-            values = [None if value is None else bytes(value[_EXPIRY:]) for value in found]
-            return Reading(_number(transaction, _VERSION), values, generation)
+            mapped = self._mapped(transaction, keys)
+            values = [None if value is None else bytes(value) for value in mapped.values]
+            return mapped._replace(values=values)
+
+    def _mapped(self, transaction: lmdb.Transaction, keys: Sequence[bytes]) -> Reading:
+        """As `read`, but values are views that end with the transaction."""
+        generation = self._published(transaction)
+        prefix = _prefix(generation)
+        found = [transaction.get(prefix + key) for key in keys]
+        values: list[Any] = [None if value is None else value[_EXPIRY:] for value in found]
+        return Reading(_number(transaction, _VERSION), values, generation)
+
+    def fetch(
+        self, features: Sequence[str], rows: Sequence[Request], as_of_us: int | None = None
+    ) -> OnlineFeatures:
+        """See LiveStore.fetch; records are copied once, from the map to where the kernel reads."""
+        with self._explained(), self._environment.lmdb.begin(buffers=True) as transaction:
+            return driven(
+                self._questions.fetching(tuple(features), rows, as_of_us),
+                partial(self._mapped, transaction),
+            )
 
     def commit(self, version: int, writes: Mapping[bytes, Write]) -> bool:
         """See LiveStore.commit."""

@@ -230,7 +230,8 @@ def _gather(
     records: Mapping[bytes, Value], values: list[list[int]], prepared: Prepared
 ) -> tuple[Ints, Ints, tuple[tuple[str, ...], ...]]:
     """Records of all entities in one buffer, where each row's are, and who is unknown."""
-    buffer = bytearray()
+    parts: list[bytes | memoryview] = []
+    length = 0
     places: list[tuple[int, int]] = []
     seen: dict[bytes, tuple[int, int]] = {}
     unknown = []
@@ -247,15 +248,16 @@ def _gather(
                 if record is None:
                     place = 0, UNKNOWN_ENTITY
                 else:
-                    place = len(buffer) // 8, len(record) // 8
-                    buffer += record
+                    place = length, len(record) // 8
+                    length += place[1]
+                    parts.append(record)
                 seen[key] = place
             places.append(place)
             named[entity] = named.get(entity, False) or place[1] > 0
         unknown.append(tuple(entity for entity, known in named.items() if not known))
     shape = len(values), len(prepared.entities), 2
     return (
-        np.frombuffer(buffer, np.int64),
+        np.frombuffer(bytearray().join(parts), np.int64),
         np.array(places, np.int64).reshape(shape),
         tuple(unknown),
     )
