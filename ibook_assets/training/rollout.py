@@ -49,6 +49,49 @@ class Looked:
     analysis: Analysis | None = None
 
 
+def analysis_of(lake: Lake, settings: Settings, standing: Standing, *, now: datetime) -> Analysis:
+    """What is known by `now` of a shadow or canary whose rollout has been carried out."""
+    entry, effect = standing.entry, standing.effect
+    assert effect is not None
+    plan, now_us = entry.plan, to_us(now)
+    window_us = int(plan.window_seconds * SECOND_US)
+    until_us = (now_us - int(plan.settle_seconds * SECOND_US)) // window_us * window_us
+    watched = Watched(
+        use_case=entry.use_case,
+        champion=entry.champion,
+        version=entry.version,
+        sequence=effect.sequence,
+        since=effect.promoted_at,
+        until_us=until_us,
+    )
+    found: tuple[Finding, ...]
+    if entry.state == "shadow":
+        pairs = paired_orders(lake.blobs, watched)
+        found = shadow_findings(pairs, plan.objectives, window_us=window_us)
+    else:
+        maturity = settings.label_maturity_days
+        users = first_orders(lake.blobs, watched, maturity_days=maturity, now_us=now_us)
+        requests = requests_between(looks_of(lake.blobs, entry.use_case, entry.decided))
+        found = canary_findings(users, requests, plan.objectives, window_us=window_us)
+    return Analysis(
+        stage=entry.title,
+        version=entry.version,
+        champion_version=entry.champion,
+        since_us=to_us(effect.promoted_at),
+        until_us=until_us,
+        false_alarm_rate=plan.false_alarm_rate,
+        findings=found,
+    )
+
+
+def seconds_left(standing: Standing, *, now: datetime) -> float:
+    """How long a shadow or canary must be watched yet; 0 or less when it was long enough."""
+    entry, effect = standing.entry, standing.effect
+    assert effect is not None
+    wanted = entry.plan.shadow_seconds if entry.state == "shadow" else entry.plan.watch_seconds
+    return wanted - (now - max(entry.since, effect.promoted_at)).total_seconds()
+
+
 class Watcher:
     """Moves the rollout of one use case on."""
 
@@ -117,65 +160,24 @@ class Watcher:
     def _watch(self, standing: Standing) -> Looked:
         entry = standing.entry
         now = self._clock()
-        analysis, unseen = self._analyse(standing, now)
+        unseen = self._ask_server(entry, to_us(now)) if entry.state == "canary" else None
+        analysis = analysis_of(self._lake, self._settings, standing, now=now)
         if analysis.verdict == "failed":
             state: RolloutState = "rejected" if entry.state == "shadow" else "rolled_back"
             return self._decide(entry, state, f"{entry.title} {analysis}", analysis=analysis)
         if entry.paused:
             return Looked(standing, f"paused; {analysis}", analysis=analysis)
-        waited = (now - max(entry.since, _effect(standing))).total_seconds()
-        is_shadow = entry.state == "shadow"
-        left = (entry.plan.shadow_seconds if is_shadow else entry.plan.watch_seconds) - waited
+        left = seconds_left(standing, now=now)
         if unseen is not None:
             return Looked(standing, f"inconclusive: {unseen}", analysis=analysis)
         if left > 0 or analysis.verdict == "inconclusive":
             more = f"; {left:.0f} s more to watch" if left > 0 else ""
             return Looked(standing, f"{analysis}{more}", analysis=analysis)
         told = f"{entry.title} {analysis}"
-        step = 0 if is_shadow else entry.step + 1
+        step = 0 if entry.state == "shadow" else entry.step + 1
         if step < len(entry.plan.shares):
             return self._decide(entry, "canary", told, step=step, analysis=analysis)
         return self._decide(entry, "champion", told, step=entry.step, analysis=analysis)
-
-    def _analyse(self, standing: Standing, now: datetime) -> tuple[Analysis, str | None]:
-        """The analysis up to now, and why the server could not be asked, if so."""
-        entry, effect = standing.entry, standing.effect
-        assert effect is not None
-        plan, now_us = entry.plan, to_us(now)
-        window_us = int(plan.window_seconds * SECOND_US)
-        until_us = (now_us - int(plan.settle_seconds * SECOND_US)) // window_us * window_us
-        watched = Watched(
-            use_case=entry.use_case,
-            champion=entry.champion,
-            version=entry.version,
-            sequence=effect.sequence,
-            since=effect.promoted_at,
-            until_us=until_us,
-        )
-        unseen: str | None = None
-        found: tuple[Finding, ...]
-        if entry.state == "shadow":
-            pairs = paired_orders(self._lake.blobs, watched)
-            found = shadow_findings(pairs, plan.objectives, window_us=window_us)
-        else:
-            unseen = self._ask_server(entry, now_us)
-            requests = requests_between(looks_of(self._lake.blobs, entry.use_case, entry.decided))
-            users = first_orders(
-                self._lake.blobs,
-                watched,
-                maturity_days=self._settings.label_maturity_days,
-                now_us=now_us,
-            )
-            found = canary_findings(users, requests, plan.objectives, window_us=window_us)
-        return Analysis(
-            stage=entry.title,
-            version=entry.version,
-            champion_version=entry.champion,
-            since_us=to_us(effect.promoted_at),
-            until_us=until_us,
-            false_alarm_rate=plan.false_alarm_rate,
-            findings=found,
-        ), unseen
 
     def _ask_server(self, entry: RolloutEntry, now_us: int) -> str | None:
         try:
@@ -212,8 +214,3 @@ class Watcher:
         )
         standing = self._rollouts.carry_out(entry.use_case)
         return Looked(standing, f"{decided.title}: {reason}", moved=True, analysis=analysis)
-
-
-def _effect(standing: Standing) -> datetime:
-    assert standing.effect is not None
-    return standing.effect.promoted_at
