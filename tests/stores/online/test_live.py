@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,16 @@ from ibook_assets.stores.online.format import (
     key_of,
     pack_attributes,
 )
-from ibook_assets.stores.online.live import LiveStore, Position, Progress, Reading, Write
+from ibook_assets.stores.online.live import (
+    LiveQuestions,
+    LiveStore,
+    Position,
+    Progress,
+    Reading,
+    Write,
+)
 from ibook_assets.stores.online.opening import open_live
+from ibook_assets.stores.online.reading import driven
 from tests.core.features.worlds import BASE_US, EVERYTHING, World, bits, table_of, worlds
 from tests.stores.online.live_worlds import applied, apply, publish, put
 
@@ -234,25 +243,23 @@ def test_an_event_brings_its_attributes_and_its_promoter(live: LiveStore) -> Non
     assert live.fetch(names, [{"event_id": 5}]).unknown == ((),)
 
 
-def test_one_round_trip_for_all_entities_of_all_rows(
-    live: LiveStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_round_trip_for_all_entities_of_all_rows(live: LiveStore) -> None:
     catalogue = [
         (key_of(EVENT_PREFIX, k), pack_attributes((k, 1, 100, 4_000, 0)), None) for k in range(5)
     ]
     publish(live, catalogue, base_us=BASE_US)
     rows = [{"user_id": k, "event_id": k % 5, "card_id": k} for k in range(20)]
-    features = [name for view in FEATURE_VIEWS for name in view.qualified_names]
-    live.fetch(features, rows)
-    asked = []
-    read = live.read
+    features = tuple(name for view in FEATURE_VIEWS for name in view.qualified_names)
+    asked: list[int] = []
 
-    def counted(keys: Any) -> Reading:
+    def counted(keys: Sequence[bytes]) -> Reading:
         asked.append(len(keys))
-        return read(keys)
+        return live.read(keys)
 
-    monkeypatch.setattr(live, "read", counted)
-    live.fetch(features, rows)
+    questions = LiveQuestions("here")
+    driven(questions.fetching(features, rows, None), counted)
+    asked.clear()
+    driven(questions.fetching(features, rows, None), counted)
     assert len(asked) == 1
 
 
