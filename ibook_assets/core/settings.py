@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     retraining_retry_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
     """Minutes after a failed attempt until the next; twice as long after the second, and so on."""
 
+    rollout_automatic: bool = False
+    """Whether a model that a Dagster run let in as a shadow begins its rollout by itself."""
     rollout_shadow_hours: Annotated[float, Field(gt=0, le=24 * 90)] = 1.0
     """Hours that a new model scores every order unseen before it answers anybody, at least."""
     rollout_shares: str = "0.05,0.25"
