@@ -30,6 +30,7 @@ from ibook_assets.core.times import DAY_US
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.outbox import Outbox, Stored
 from ibook_assets.stores.traces import TraceStore, open_traces
+from ibook_serving.supervisor import ATTENDANT_STOP
 
 NAME: Final = "ibook-recorder"
 """What process lists show."""
@@ -277,7 +278,7 @@ def destination_of(settings: Settings) -> Destination:
 
 
 def ship(settings: Settings) -> None:
-    """Be the recorder process: ship until SIGTERM or the supervisor's end, then what is there."""
+    """Be the recorder process: ship until told to stop or the supervisor's end, then the rest."""
     _call_myself(NAME)
     supervisor = os.getppid()
     stop = threading.Event()
@@ -285,7 +286,7 @@ def ship(settings: Settings) -> None:
     def on_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    signal.signal(signal.SIGTERM, on_stop)
+    signal.signal(ATTENDANT_STOP, on_stop)
 
     def watch() -> None:
         while not stop.wait(POLL_SECONDS):

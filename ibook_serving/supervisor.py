@@ -32,6 +32,10 @@ ATTENDANT_PAUSE_SECONDS: Final = 1.0
 ATTENDANT_STOP_SECONDS: Final = 10.0
 """Time an attendant gets to finish after the last child has ended."""
 
+ATTENDANT_STOP: Final = signal.SIGUSR1
+"""What ends an attendant. SIGTERM and Ctrl-C often reach all processes at once, and it is needed
+until the last of the others has ended."""
+
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ class Supervisor:
             listeners: sockets to close when stopping.
             heartbeats: where children give signs of life; None: they need not.
             on_death: told the process id of a child that died.
-            attendant: what the attendant runs, until SIGTERM; None: there is none.
+            attendant: what the attendant runs, until ATTENDANT_STOP; None: there is none.
         """
         self._serve = serve
         self._drain_seconds = drain_seconds
@@ -122,7 +126,9 @@ class Supervisor:
             _end(child, deadline, "API process did not drain in time")
         # Last, for what the others have left to it.
         if self._attendant is not None:
-            self._attendant.terminate()
+            assert self._attendant.pid is not None
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._attendant.pid, ATTENDANT_STOP)
             deadline = time.monotonic() + ATTENDANT_STOP_SECONDS
             _end(self._attendant, deadline, "attendant did not finish in time")
 
@@ -180,9 +186,8 @@ class Supervisor:
             self._attendant.start()
 
     def _as_attendant(self) -> None:
-        # Ctrl-C reaches the whole group; an attendant ends when the supervisor says so.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for stop in _STOP_SIGNALS:
+            signal.signal(stop, signal.SIG_IGN)
         for listener in self._listeners:
             listener.close()
         os.close(self._waker)

@@ -135,9 +135,14 @@ def test_a_child_that_does_not_drain_is_killed() -> None:
 ATTENDED = """
 import os, signal, sys, time
 from ibook_serving.logs import configure_logging
-from ibook_serving.supervisor import Supervisor
+from ibook_serving.supervisor import ATTENDANT_STOP, Supervisor
 
 def serve(index, ready):
+    def drain(*_):
+        time.sleep(0.3)
+        sys.stdout.write("drained\\n")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, drain)
     ready.send_bytes(b"begun")
     signal.pause()
 
@@ -147,7 +152,7 @@ def attend():
     def finish(*_):
         sys.stdout.write("finished\\n")
         sys.exit(0)
-    signal.signal(signal.SIGTERM, finish)
+    signal.signal(ATTENDANT_STOP, finish)
     while True:
         signal.pause()
 
@@ -167,6 +172,7 @@ def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         for _ in range(3):
@@ -174,8 +180,9 @@ def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children(
             assert name == "attending"
             os.kill(int(pid), signal.SIGKILL)
         assert process.stdout.readline().startswith("attending")
-        process.send_signal(signal.SIGTERM)
+        # As an init system does: to every process of the group at once.
+        os.killpg(process.pid, signal.SIGTERM)
         output, log = process.communicate(timeout=30)
     assert process.returncode == 0, log
-    assert output == "finished\n"
+    assert output == "drained\nfinished\n"
     assert log.count("attendant died; starting another") == 3
