@@ -43,6 +43,7 @@ LIMITS: Final = Limits(error_share=0.01, p95_seconds=0.2)
 COLUMNS_SHOWN: Final = 6
 
 ROLLBACK: Final = '.venv/bin/ibook rollback {use_case} --reason "…"'
+WITHDRAW: Final = '.venv/bin/ibook withdraw {use_case} --reason "…"'
 
 
 class StatusBoard:

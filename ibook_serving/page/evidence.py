@@ -11,7 +11,7 @@ from ibook_assets.core.monitoring.record import DriftRecord
 from ibook_assets.core.promotion import GateRecord, GateRuleRecord, PromotionRecord
 from ibook_serving.evidence import Evidence
 from ibook_serving.page.shown import UNKNOWN, exact, gauge, percent
-from ibook_serving.status import COLUMNS_SHOWN, ROLLBACK
+from ibook_serving.status import COLUMNS_SHOWN, ROLLBACK, WITHDRAW
 from ibook_serving.status_api import Status
 
 _STATES: Final = {
@@ -140,7 +140,7 @@ def _breakable(name: str) -> str:
 def _promotions_section(evidence: Evidence, served: int | None) -> str:
     body = _problem(evidence.promotions_problem)
     if evidence.promotions:
-        body += _rollback(evidence) + _entries(evidence.promotions, served)
+        body += _ways_back(evidence) + _entries(evidence.promotions, served)
     elif not body:
         body = (
             '<div class="card body"><p>Nothing has been promoted yet. <code>make demo</code> '
@@ -153,20 +153,31 @@ def _promotions_section(evidence: Evidence, served: int | None) -> str:
     )
 
 
-def _rollback(evidence: Evidence) -> str:
+def _ways_back(evidence: Evidence) -> str:
     newest = evidence.promotions[0]
-    if evidence.rollback_to is None:
-        return (
-            f'<div class="card body"><p>{escape(newest.model_version)} is the first model: there '
-            "is none to roll back to.</p></div>"
+    ways = ""
+    if newest.challengers:
+        names = " and ".join(c.model.model_version for c in newest.challengers)
+        ways += (
+            f"<p>Withdrawing takes out <b>{escape(names)}</b> and leaves "
+            f"<b>{escape(newest.model_version)}</b> alone:</p>"
+            + command(WITHDRAW.format(use_case=newest.use_case))
         )
-    beside = " and withdraws its challengers" if newest.challengers else ""
-    return (
-        '<div class="card body"><p>Rolling back puts '
-        f"<b>{escape(evidence.rollback_to)}</b> in the place of "
-        f"<b>{escape(newest.model_version)}</b>{beside}; servers follow within a second. Say why "
-        f"in place of the dots.</p>{command(ROLLBACK.format(use_case=newest.use_case))}</div>"
-    )
+    if evidence.rollback_to is None:
+        ways += (
+            f"<p>{escape(newest.model_version)} is the first model: there is none to roll back "
+            "to.</p>"
+        )
+    else:
+        beside = ", without challengers" if newest.challengers else ""
+        ways += (
+            f"<p>Rolling back puts <b>{escape(evidence.rollback_to)}</b> in the place of "
+            f"<b>{escape(newest.model_version)}</b>{beside}:</p>"
+            + command(ROLLBACK.format(use_case=newest.use_case))
+            + '<p class="note">Servers follow within a second. Say why in place of the dots; the '
+            "reason is kept.</p>"
+        )
+    return f'<div class="card body">{ways}</div>'
 
 
 def _entries(records: Iterable[PromotionRecord], served: int | None) -> str:

@@ -128,7 +128,7 @@ def _tiles(status: Status) -> Iterable[str]:
     yield _tile(
         "review", "Sent to review", share(reviewed, orders), f"{reviewed:,} orders", drawn=True
     )
-    yield _tile("saved", "Fraud saved, expected", money(saved), f"reviews cost {money(cost)}")
+    yield _tile("saved", "Fraud saved", money(saved), f"expected · reviews cost {money(cost)}")
     yield _tile(
         "degraded", "Degraded answers", share(degraded, orders), missing or "nothing missing"
     )

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 UNKNOWN: Final = "\N{EN DASH}"
+GLUE: Final = "\N{NO-BREAK SPACE}"
+"""Keeps a number and its unit on one line."""
 
 _UNITS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
@@ -38,7 +40,7 @@ def milliseconds(seconds: float | None) -> str:
     if seconds is None:
         return UNKNOWN
     value = 1_000 * seconds
-    return f"{value:.0f} ms" if value >= 100 else f"{value:.1f} ms"
+    return f"{value:.{0 if value >= 100 else 1}f}{GLUE}ms"
 
 
 def age(seconds: float | None) -> str:
@@ -48,7 +50,7 @@ def age(seconds: float | None) -> str:
     for size, unit in _UNITS:
         if seconds >= 2 * size or unit == "s":
             value = seconds / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+            return f"{value:,.{1 if value < 10 else 0}f}{GLUE}{unit}"
     raise AssertionError
 
 

@@ -90,7 +90,9 @@ def test_without_scripts_it_says_all_that_is_known(lived_in: RunningServer) -> N
     assert "25% configured" in said
     assert "Drifted, not confirmed yet" in said
     assert "Gate: 7 of 7 rules passed against fraud-v1" in said
-    assert "puts fraud-v1 in the place of fraud-v2 and withdraws its challengers" in said
+    assert re.search("Rolling back puts fraud-v1 in the place of fraud-v2 ?, without", said)
+    assert re.search("Withdrawing takes out fraud-v3 and leaves fraud-v2 alone", said)
+    assert ".venv/bin/ibook withdraw fraud --reason &quot;…&quot;" in text
     assert ".venv/bin/ibook rollback fraud --reason &quot;…&quot;" in text
     assert "the first &lt;model&gt;" in text
     assert "x-api-key: $IBOOK_ADMIN_KEY" in text

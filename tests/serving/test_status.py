@@ -249,12 +249,12 @@ def test_quantiles_are_interpolated() -> None:
         (exact(0.15), "15%"),
         (money(123_456_78), "123,457"),
         (money(1_234), "12.34"),
-        (milliseconds(0.0042), "4.2 ms"),
-        (milliseconds(0.25), "250 ms"),
-        (age(1.25), "1.2 s"),
-        (age(119), "119 s"),
-        (age(3 * 3_600), "3.0 h"),
-        (age(12 * 86_400), "12 d"),
+        (milliseconds(0.0042), "4.2\N{NO-BREAK SPACE}ms"),
+        (milliseconds(0.25), "250\N{NO-BREAK SPACE}ms"),
+        (age(1.25), "1.2\N{NO-BREAK SPACE}s"),
+        (age(119), "119\N{NO-BREAK SPACE}s"),
+        (age(3 * 3_600), "3.0\N{NO-BREAK SPACE}h"),
+        (age(12 * 86_400), "12\N{NO-BREAK SPACE}d"),
     ],
 )
 def test_numbers_are_short(text: str, said: str) -> None:

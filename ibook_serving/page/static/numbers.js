@@ -1,6 +1,7 @@
 // Numbers out of two looks at /status, and as people read them (as page/shown.py writes them).
 
 export const UNKNOWN = "–";
+const GLUE = "\u00a0";
 const MIXED = "mixed";
 const NO_VARIANT = "none";
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -17,7 +18,7 @@ export const share = (part, all) => (all ? percent(part / all) : UNKNOWN);
 export const money = cents =>
   grouped(cents / 100, cents === 0 || Math.abs(cents) >= 10000 ? 0 : 2);
 export const milliseconds = seconds =>
-  seconds === null ? UNKNOWN : `${(1000 * seconds).toFixed(seconds >= 0.1 ? 0 : 1)} ms`;
+  seconds === null ? UNKNOWN : `${(1000 * seconds).toFixed(seconds >= 0.1 ? 0 : 1)}${GLUE}ms`;
 export const clock = seconds => `${new Date(1000 * seconds).toISOString().slice(11, 19)} UTC`;
 export const minute = seconds =>
   `${new Date(1000 * seconds).toISOString().slice(0, 16).replace("T", " ")} UTC`;
@@ -25,7 +26,7 @@ export const minute = seconds =>
 export function age(seconds) {
   if (seconds === null) return UNKNOWN;
   const [size, unit] = UNITS.find(([size, unit]) => seconds >= 2 * size || unit === "s");
-  return `${grouped(seconds / size, seconds / size < 10 ? 1 : 0)} ${unit}`;
+  return `${grouped(seconds / size, seconds / size < 10 ? 1 : 0)}${GLUE}${unit}`;
 }
 
 // The latency that the share q of requests stays within; null without requests.

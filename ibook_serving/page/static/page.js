@@ -113,7 +113,7 @@ function showTiles(status, now, total) {
   tile("review", shown.share(now.reviewed, now.orders), `${shown.whole(total.reviewed)} orders in all`);
   const money = key => status.variants.reduce((sum, count) => sum + count[key], 0);
   tile("saved", shown.money(money("fraud_saved_cents")),
-    `reviews cost ${shown.money(money("review_cost_cents"))}, both in all`);
+    `expected · reviews cost ${shown.money(money("review_cost_cents"))}`);
   tile("degraded", shown.share(now.missing, now.orders),
     words(now.degraded) || `${shown.whole(total.missing)} in all`);
 }
