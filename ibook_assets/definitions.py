@@ -9,6 +9,7 @@ from dagster_duckdb import DuckDBResource
 from ibook_assets.core.settings import Settings
 from ibook_assets.defs.alerting import alert_assets, alert_sensors
 from ibook_assets.defs.checks import feature_checks
+from ibook_assets.defs.experiments import experiment_assets, experiment_schedule
 from ibook_assets.defs.facts import fact_assets
 from ibook_assets.defs.features import feature_assets
 from ibook_assets.defs.log import log_assets
@@ -50,6 +51,7 @@ def build_defs(
             *model_assets(chosen),
             *serving_assets(chosen),
             *drift_assets(chosen),
+            *experiment_assets(chosen),
             *simulation_assets(chosen),
             *alert_assets(),
         ],
@@ -59,7 +61,12 @@ def build_defs(
         # Steps of one run share worlds, files and compiled kernels; a process each would not.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(graph, jobs_and_schedules(chosen), drift_schedule())
+    return dg.Definitions.merge(
+        graph,
+        jobs_and_schedules(chosen),
+        drift_schedule(),
+        experiment_schedule(),
+    )
 
 
 def _resources(settings: Settings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from ibook_assets.core.settings import Settings
 from ibook_assets.definitions import build_defs
+from ibook_assets.defs.experiments import BY_EXPERIMENT
 
 SNAPSHOT = Path(__file__).with_name("graph.txt")
 
@@ -21,7 +22,7 @@ def partitions(found: dg.PartitionsDefinition[str] | None) -> str:
     if isinstance(found, dg.MultiPartitionsDefinition):
         return " x ".join(part.name for part in found.partitions_defs)
     if isinstance(found, dg.StaticPartitionsDefinition):
-        return "scenario"
+        return "experiment" if found == BY_EXPERIMENT else "scenario"
     return "daily" if found else "whole"
 
 

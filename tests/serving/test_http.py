@@ -223,6 +223,7 @@ def test_the_openapi_document_is_valid_and_its_examples_are_true(served: Running
         "/admin/reload",
         "/traces/{request_id}",
         "/experiments/{experiment}/outcomes",
+        "/experiments/{experiment}/summary",
         "/status",
     }
     for path, item in document["paths"].items():
