@@ -145,7 +145,7 @@ async def _open(pipe: RedisPipe, options: dict[str, Any]) -> None:
         lambda: pipe,
         options.get("host", "localhost"),
         options.get("port", 6379),
-        ssl=ssl.create_default_context() if secure else None,
+        ssl=ssl.create_default_context(cafile=options.get("ssl_ca_certs")) if secure else None,
     )
 
 
