@@ -95,8 +95,9 @@ class Settings(BaseSettings):
 
     rollout_automatic: bool = False
     """Whether a model that a Dagster run let in as a shadow begins its rollout by itself."""
-    rollout_shadow_hours: Annotated[float, Field(gt=0, le=24 * 90)] = 1.0
-    """Hours that a new model scores every order unseen before it answers anybody, at least."""
+    rollout_shadow_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 1.0
+    """Hours that a new model scores every order unseen before it answers anybody, at least; 0: it
+    begins as a canary."""
     rollout_shares: str = "0.05,0.25"
     """Shares of users that a canary answers, step by step, before it becomes the champion."""
     rollout_watch_hours: Annotated[float, Field(gt=0, le=24 * 90)] = 24.0
