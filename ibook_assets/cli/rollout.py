@@ -11,7 +11,7 @@ from rich.table import Table
 from ibook_assets.cli.console import console, explains_errors, print_json, settings
 from ibook_assets.cli.promotions import Actor, AsJson, Reason, UseCaseName
 from ibook_assets.core.analysis.findings import Analysis, shown
-from ibook_assets.core.rollout_log import RolloutEntry, Standing
+from ibook_assets.core.rollout_log import RolloutEntry, Standing, following
 from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.use_cases import use_case_named
 from ibook_assets.stores.blobs import open_blobs
@@ -114,10 +114,10 @@ def abort(
     name = use_case_named(use_case).name
     rollouts = Rollouts(_lake().blobs)
     entry = active_rollout(rollouts, name).entry
+    _, (end, _) = following(entry)
     ended = rollouts.decide(
         entry,
-        "rolled_back" if entry.state == "canary" else "rejected",
-        step=entry.step,
+        end,
         actor=_who(actor),
         reason=reason,
     )

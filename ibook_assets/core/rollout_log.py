@@ -7,7 +7,7 @@ good, and nothing is ever done twice. Who serves is the promotion log's to say, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
@@ -28,16 +28,11 @@ Place: TypeAlias = tuple[Stage, float] | Literal["champion"] | None
 
 SHADOW_SHARE: Final = 1.0
 
-FOLLOWS: Final[Mapping[RolloutState, tuple[RolloutState, ...]]] = {
-    "candidate": ("gated", "rejected"),
-    "gated": ("shadow", "rejected"),
-    "shadow": ("canary", "rejected"),
-    "canary": ("canary", "champion", "rolled_back"),
-}
-"""What may be decided next; a state that is no key here is the end. `archived` is never decided:
-it is what becomes of a model when somebody else's promotion takes its place."""
+ACTIVE: Final[tuple[RolloutState, ...]] = ("candidate", "gated", "shadow", "canary")
+"""States of a rollout on its way."""
 ENDS: Final[tuple[RolloutState, ...]] = ("rolled_back", "rejected")
-"""States that take a model out of the promotion record."""
+"""States that take a model out of the promotion record. `archived` is never decided: it is what
+becomes of a model when somebody else's promotion takes its place."""
 HELD_STATES: Final[tuple[RolloutState, ...]] = ("shadow", "canary", "champion")
 """States that are a place in the promotion record."""
 
@@ -168,16 +163,30 @@ def verify_entry(previous: RolloutEntry | None, entry: RolloutEntry) -> None:
     same = (entry.state, entry.step, entry.decided)
     if same == (previous.state, previous.step, previous.decided):
         return
-    grown = entry.state != "canary" or entry.step == (
-        previous.step + 1 if previous.state == "canary" else 0
-    )
-    if entry.state not in FOLLOWS.get(previous.state, ()) or not grown:
-        allowed = FOLLOWS.get(previous.state, ())
+    allowed = following(previous)
+    if (entry.state, entry.step) not in allowed:
         msg = (
             f"{entry.use_case}: {entry.version} is {previous.title}, after which comes one of "
-            f"{list(allowed)}, not {entry.title}"
+            f"{[state for state, _ in allowed]}, not {entry.title}"
         )
         raise ContractError(msg)
+
+
+def following(entry: RolloutEntry) -> tuple[tuple[RolloutState, int], ...]:
+    """What may be decided after `entry`, each with its canary step: forward first, then the end."""
+    if entry.state == "candidate":
+        return ("gated", 0), ("rejected", 0)
+    if entry.state == "gated" and entry.plan.shadow_seconds > 0:
+        return ("shadow", 0), ("rejected", 0)
+    if entry.state in ("gated", "shadow"):
+        return ("canary", 0), ("rejected", 0)
+    if entry.state == "canary":
+        last = entry.step + 1 == len(entry.plan.shares)
+        forward: tuple[RolloutState, int] = (
+            ("champion", entry.step) if last else ("canary", entry.step + 1)
+        )
+        return forward, ("rolled_back", entry.step)
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +205,7 @@ class Standing:
     @property
     def active(self) -> bool:
         """Whether it is still on its way."""
-        return self.state in FOLLOWS
+        return self.state in ACTIVE
 
 
 def place_in(record: PromotionRecord, version: str) -> Place:

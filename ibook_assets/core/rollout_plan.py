@@ -20,8 +20,8 @@ class RolloutPlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shadow_seconds: Seconds
-    """Least time as a shadow, which scores every order unseen."""
+    shadow_seconds: Annotated[float, Field(ge=0)]
+    """Least time as a shadow, which scores every order unseen; 0: begin as a canary."""
     shares: Annotated[tuple[Share, ...], Field(min_length=1, max_length=10)]
     """Share of users that the canary answers, step by step."""
     watch_seconds: Seconds

@@ -17,11 +17,12 @@ from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.errors import ConflictError, ContractError, NotFoundError
 from ibook_assets.core.ids import check_name
 from ibook_assets.core.promotion import PromotedModel, PromotionDraft, PromotionRecord
-from ibook_assets.core.rollout import Entrant, entering, withdrawing
+from ibook_assets.core.rollout import Entrant, entering, known_models, withdrawing
 from ibook_assets.core.rollout_log import (
     RolloutEntry,
     RolloutState,
     Standing,
+    following,
     seal_entry,
     standing_of,
     unseal_entry,
@@ -32,6 +33,7 @@ from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promotions import PromotionLog, utc_now
 
 _DIGITS: Final = 12
+_BESIDE: Final = ("shadow", "canary", "treatment")
 _RACES: Final = 5
 """Times that carrying out a decision is tried anew because somebody else wrote the log."""
 
@@ -112,6 +114,23 @@ class Rollouts:
             ),
         )
 
+    def waiting_shadow(self, use_case: str, *, entered_by: str) -> str | None:
+        """Version of a shadow that waits for its rollout: let in alone by such an actor, ever new.
+
+        None while a rollout is on its way, or where there is no such shadow.
+        """
+        log = self._promotions.history(use_case)
+        entry = self.newest(use_case)
+        if not log or (entry is not None and standing_of(entry, log).active):
+            return None
+        seen = {past.version for past in self.history(use_case)}
+        beside = [known for known in known_models(log) if known.state in _BESIDE]
+        if len(beside) != 1 or beside[0].state != "shadow":
+            return None
+        version = beside[0].model.model_version
+        by_actor = beside[0].since.actor.startswith(entered_by)
+        return version if by_actor and version not in seen else None
+
     def decide(
         self,
         previous: RolloutEntry,
@@ -119,7 +138,6 @@ class Rollouts:
         *,
         actor: str,
         reason: str,
-        step: int = 0,
         model: PromotedModel | None = None,
         evidence: str | None = None,
     ) -> RolloutEntry:
@@ -130,6 +148,7 @@ class Rollouts:
             ContractError: that state does not follow.
         """
         now, sequence = self._clock(), previous.sequence + 1
+        step = next((step for found, step in following(previous) if found == state), previous.step)
         changes = {
             "sequence": sequence,
             "parent_sha256": previous.sha256,

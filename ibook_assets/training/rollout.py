@@ -14,7 +14,8 @@ from ibook_assets.core.analysis.comparing import canary_findings, shadow_finding
 from ibook_assets.core.analysis.findings import Analysis, Finding
 from ibook_assets.core.errors import GateClosedError, StoreUnavailableError
 from ibook_assets.core.promotion import PromotedModel
-from ibook_assets.core.rollout_log import RolloutEntry, RolloutState, Standing
+from ibook_assets.core.rollout_log import RolloutEntry, RolloutState, Standing, following
+from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import SECOND_US, to_us
 from ibook_assets.core.use_cases import UseCase
@@ -34,6 +35,8 @@ from ibook_assets.training.candidates import find_candidate
 from ibook_assets.training.promote import gated_model
 
 REASON_CHARACTERS: Final = 1_900
+RUN_ACTOR: Final = "dagster run "
+"""How the name of an actor begins that is a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class Watcher:
             ConflictError: somebody else decided, or writes the promotion log, at the same time.
             IntegrityError: the model is not what training stored.
         """
+        if self._settings.rollout_automatic:
+            self._take_over()
         standing = self._rollouts.carry_out(self._use_case.name)
         if standing is None or not standing.active:
             return Looked(standing, "no rollout is on its way")
@@ -139,8 +144,16 @@ class Watcher:
         if entry.state == "gated":
             if entry.paused:
                 return Looked(standing, "paused")
-            return self._decide(entry, "shadow", "the gate opened")
+            return self._decide(entry, following(entry)[0][0], "the gate opened")
         return self._watch(standing)
+
+    def _take_over(self) -> None:
+        """Begin the rollout of a shadow that a Dagster run let in, if one waits for it."""
+        name = self._use_case.name
+        version = self._rollouts.waiting_shadow(name, entered_by=RUN_ACTOR)
+        if version is not None:
+            plan, reason = plan_of(self._settings), "a Dagster run let it in as a shadow"
+            self._rollouts.start(name, version, plan, actor=self._actor, reason=reason)
 
     def _judge(self, entry: RolloutEntry) -> Looked:
         """Gate the candidate, unless it was gated when it got a place beside the champion."""
@@ -162,9 +175,9 @@ class Watcher:
         now = self._clock()
         unseen = self._ask_server(entry, to_us(now)) if entry.state == "canary" else None
         analysis = analysis_of(self._lake, self._settings, standing, now=now)
+        forward, end = (state for state, _ in following(entry))
         if analysis.verdict == "failed":
-            state: RolloutState = "rejected" if entry.state == "shadow" else "rolled_back"
-            return self._decide(entry, state, f"{entry.title} {analysis}", analysis=analysis)
+            return self._decide(entry, end, f"{entry.title} {analysis}", analysis=analysis)
         if entry.paused:
             return Looked(standing, f"paused; {analysis}", analysis=analysis)
         left = seconds_left(standing, now=now)
@@ -173,11 +186,7 @@ class Watcher:
         if left > 0 or analysis.verdict == "inconclusive":
             more = f"; {left:.0f} s more to watch" if left > 0 else ""
             return Looked(standing, f"{analysis}{more}", analysis=analysis)
-        told = f"{entry.title} {analysis}"
-        step = 0 if entry.state == "shadow" else entry.step + 1
-        if step < len(entry.plan.shares):
-            return self._decide(entry, "canary", told, step=step, analysis=analysis)
-        return self._decide(entry, "champion", told, step=entry.step, analysis=analysis)
+        return self._decide(entry, forward, f"{entry.title} {analysis}", analysis=analysis)
 
     def _ask_server(self, entry: RolloutEntry, now_us: int) -> str | None:
         try:
@@ -194,7 +203,6 @@ class Watcher:
         reason: str,
         model: PromotedModel | None = None,
         *,
-        step: int = 0,
         analysis: Analysis | None = None,
     ) -> Looked:
         evidence = None
@@ -208,7 +216,6 @@ class Watcher:
             state,
             actor=self._actor,
             reason=reason[:REASON_CHARACTERS],
-            step=step,
             model=model,
             evidence=evidence,
         )

@@ -64,9 +64,9 @@ def forward(blobs: LocalBlobs, *, until: tuple[RolloutState, int] = WAY[-1]) -> 
     rollouts.carry_out("fraud")
     while (entry.state, entry.step) != until:
         at = WAY.index((entry.state, entry.step)) + 1 if entry.state != "candidate" else 0
-        state, step = WAY[at]
+        state = WAY[at][0]
         given = model(blobs) if state == "gated" else None
-        entry = rollouts.decide(entry, state, step=step, model=given, **WHO)
+        entry = rollouts.decide(entry, state, model=given, **WHO)
         rollouts.carry_out("fraud")
     return entry
 
@@ -213,7 +213,7 @@ def test_a_decision_that_was_overtaken_before_it_was_carried_out_has_no_effect(
     blobs: LocalBlobs,
 ) -> None:
     entry = forward(blobs, until=("canary", 1))
-    Rollouts(blobs).decide(entry, "champion", step=1, **WHO)
+    Rollouts(blobs).decide(entry, "champion", **WHO)
     promote(blobs, "v3")
     standing = Rollouts(blobs).carry_out("fraud")
     assert standing is not None
@@ -284,13 +284,23 @@ def test_a_paused_rollout_keeps_its_place_and_goes_on_from_there(blobs: LocalBlo
     assert len(PromotionLog(blobs).history("fraud")) == 5
 
 
-@pytest.mark.parametrize(
-    ("wanted", "step"), [("champion", 0), ("canary", 1), ("rolled_back", 0), ("gated", 0)]
-)
-def test_no_state_is_skipped(blobs: LocalBlobs, wanted: RolloutState, step: int) -> None:
+@pytest.mark.parametrize("wanted", ["champion", "rolled_back", "gated", "shadow"])
+def test_no_state_is_skipped(blobs: LocalBlobs, wanted: RolloutState) -> None:
     entry = forward(blobs, until=("shadow", 0))
     with pytest.raises(ContractError, match=r"is shadow, after which comes one of"):
-        Rollouts(blobs).decide(entry, wanted, step=step, **WHO)
+        Rollouts(blobs).decide(entry, wanted, **WHO)
+
+
+def test_a_plan_without_a_shadow_begins_as_a_canary(blobs: LocalBlobs) -> None:
+    rollouts = Rollouts(blobs)
+    plan = PLAN.model_copy(update={"shadow_seconds": 0})
+    entry = rollouts.start("fraud", "v2", plan, **WHO)
+    entry = rollouts.decide(entry, "gated", model=model(blobs), **WHO)
+    with pytest.raises(ContractError, match=r"one of \['canary', 'rejected'\], not shadow"):
+        rollouts.decide(entry, "shadow", **WHO)
+    rollouts.decide(entry, "canary", **WHO)
+    rollouts.carry_out("fraud")
+    assert challengers(blobs) == [("v2", "canary", 0.1)]
 
 
 def test_a_changed_entry_is_noticed(blobs: LocalBlobs) -> None:
