@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ibook_serving.breaker import STATES
 from ibook_serving.metrics import LATENCY_BUCKETS
 from ibook_serving.ports import APPROVE, REVIEW
 from ibook_serving.status_api import VariantCount
@@ -34,6 +35,9 @@ class Counted:
     feature_age_seconds: float
     """Of the process furthest behind; 0 when none has a history."""
     shadow_rows_lost: int
+    predictions_unlogged: int
+    breakers: dict[str, str]
+    """State of each dependency's breaker, in the process where it is worst."""
     answers: dict[str, int]
     degraded: dict[str, int]
     variants: tuple[VariantCount, ...]
@@ -56,6 +60,10 @@ def counted(found: Sequence[Sample], scoring: Collection[str], *, at: float) -> 
         model_age_seconds=of.total("model_age_seconds"),
         feature_age_seconds=of.total("feature_age_seconds"),
         shadow_rows_lost=int(of.total("shadow_rows_lost")),
+        predictions_unlogged=int(of.total("predictions_unlogged")),
+        breakers={
+            k: STATES[int(state)] for k, state in of.by("breaker_state", "dependency").items()
+        },
         answers=_whole(of.by("requests_total", "status", route=scoring)),
         degraded=_whole(of.by("degraded_predictions_total", "reason")),
         variants=tuple(_variant(of, variant, scoring) for variant in sorted(variants)),

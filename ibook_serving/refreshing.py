@@ -59,8 +59,9 @@ class Refreshed(Generic[T]):
 
     @property
     def late(self) -> bool:
-        """Whether a reading takes longer than somebody wanted to wait."""
-        return self._reading is not None
+        """Whether a new result should have been there for some time."""
+        overdue = time.monotonic() >= self._good_until + self._seconds
+        return self._reading is not None and (self.value is None or overdue)
 
     def _take(self, reading: asyncio.Future[T]) -> None:
         self._reading = None

@@ -105,6 +105,7 @@ class StatusBoard:
             )
         findings = (
             *_of_serving(readiness, count, self._processes),
+            *_of_dependencies(count),
             *_of_drift(evidence.drift),
             *_of_lake(evidence, self._lake_problem()),
         )
@@ -154,6 +155,8 @@ def _status(
         queue_rows=count.queue_rows,
         swaps=count.swaps,
         shadow_rows_lost=count.shadow_rows_lost,
+        predictions_unlogged=count.predictions_unlogged,
+        breakers=count.breakers,
         refusals=readiness.refusals,
         lanes=tuple(
             LaneStatus(
@@ -254,6 +257,25 @@ def _refused(refusal: Refusal, readiness: Readiness) -> Finding:
         refusal.reason,
         f"{stays}. Repair what is named, or {mend}",
     )
+
+
+def _of_dependencies(count: Counted) -> Iterator[Finding]:
+    for dependency, state in count.breakers.items():
+        if state != "closed":
+            yield Finding(
+                "warn",
+                f"The {dependency.replace('_', ' ')} is away",
+                f"Its breaker is {state.replace('_', ' ')}: answers come without it meanwhile.",
+                "Is it up? It is tried again by itself; the log says how it failed.",
+            )
+    if count.predictions_unlogged:
+        yield Finding(
+            "warn",
+            f"{count.predictions_unlogged:,} predictions could not be logged",
+            "They were answered and have no trace.",
+            "Look for `predictions were not recorded` in the server's log: a full disk, or a queue "
+            "that is too short for the load.",
+        )
 
 
 def _of_drift(record: DriftRecord | None) -> Iterator[Finding]:

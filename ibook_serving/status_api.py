@@ -109,6 +109,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     queue_rows: Annotated[int, Meta(description="Orders admitted and not answered")]
     swaps: int
     shadow_rows_lost: Annotated[int, Meta(description="Orders not shown to a shadow")]
+    predictions_unlogged: Annotated[int, Meta(description="Orders that have no trace")]
+    breakers: Annotated[
+        dict[str, str], Meta(description="`closed`, `half_open` or `open`, by dependency")
+    ]
     refusals: Annotated[
         tuple[Refusal, ...], Meta(description="By the process that answers this request")
     ]
@@ -138,6 +142,8 @@ EXAMPLE: Final = Status(
     queue_rows=0,
     swaps=2,
     shadow_rows_lost=0,
+    predictions_unlogged=0,
+    breakers={"live_store": "closed"},
     refusals=(),
     lanes=(
         LaneStatus(

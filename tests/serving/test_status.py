@@ -29,6 +29,7 @@ from tests.serving.harness import (
     WHO,
     RunningServer,
     eventually,
+    free_port,
     promote,
     promotions,
     running,
@@ -128,7 +129,7 @@ def test_drift_asks_for_a_look_and_a_refused_model_names_the_way_back(
         assert str(settings.home) not in server.client.get("/").text
 
 
-def test_a_damaged_lake_is_labelled_and_answers_go_on(
+def test_a_damaged_lake_and_a_store_that_is_away_are_labelled_and_answers_go_on(
     settings: Settings, bundle: ModelBundle
 ) -> None:
     promote(settings, bundle)
@@ -136,17 +137,19 @@ def test_a_damaged_lake_is_labelled_and_answers_go_on(
     store_drift(settings, day="2026-02-28", champion=bundle.version, shift=0.0)
     record = Path(settings.lake) / "monitoring/feature_drift/fraud/dt=2026-02-28/decision.json"
     record.write_text("{}")
-    with running(settings) as server:
+    nobody = f"redis://127.0.0.1:{free_port()}/0"
+    with running(settings, environment={"IBOOK_ONLINE_URL": nobody}) as server:
         said = status(server)
         assert said["drift"] is None
-        assert [f["what"] for f in said["verdict"]["findings"]] == [
-            "The drift record cannot be read"
-        ]
+        assert said["breakers"]["live_store"] != "closed"
+        whats = [finding["what"] for finding in said["verdict"]["findings"]]
+        assert whats == ["The live store is away", "The drift record cannot be read"]
         page = server.client.get("/").text
         assert "Not read just now" in page
         assert "materialise" in page
         assert str(settings.home) not in page
-        assert server.predict(ORDER)
+        assert server.predict(ORDER)[0]["degraded"] == ["published_snapshot"]
+        eventually(lambda: status(server)["degraded"] == {"published_snapshot": 1}, what="count")
 
 
 def test_evidence_is_the_newest_entries_and_the_real_way_back(
@@ -203,10 +206,13 @@ def test_samples_of_other_routes_and_labels_do_not_count() -> None:
         Sample("ibook_request_duration_seconds_sum", {**timed, "route": "/status"}, 77.0),
         Sample("ibook_predictions_total", {"model_variant": "canary", "decision": "review"}, 4.0),
         Sample("ibook_queue_rows", {}, 6.0),
+        Sample("ibook_predictions_unlogged", {}, 3.0),
+        Sample("ibook_breaker_state", {"dependency": "live_store"}, 2.0),
     ]
     count = counted(found, SCORING, at=10.0)
     assert count.answers == {"200": 5}
-    assert count.queue_rows == 6
+    assert (count.queue_rows, count.predictions_unlogged) == (6, 3)
+    assert count.breakers == {"live_store": "open"}
     canary, champion = count.variants
     assert (canary.variant, canary.requests, canary.reviewed) == ("canary", 0, 4)
     assert (champion.requests, champion.latency_seconds) == (5, 0.0)
@@ -282,13 +288,14 @@ def test_a_slow_reading_leaves_what_was_read_until_it_is_done() -> None:
         return "new"
 
     async def ask() -> None:
-        kept = Refreshed("lake", read, seconds=60, patience_seconds=0.0)
+        kept = Refreshed("lake", read, seconds=0, patience_seconds=0.0)
+        assert (await kept.get(), kept.late) == (None, True)
         kept.value = "old"
         assert (await kept.get(), kept.late) == ("old", True)
         assert kept._reading is not None
         gate.set()
         await asyncio.wait({kept._reading})
-        assert (await kept.get(), kept.late) == ("new", False)
+        assert (kept.value, kept.late) == ("new", False)
 
     asyncio.run(ask())
 
