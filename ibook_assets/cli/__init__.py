@@ -10,8 +10,8 @@ import typer
 from ibook_assets.cli import backtest, features, promotions, tracing
 from ibook_assets.cli.alerts import alerts
 from ibook_assets.cli.console import console, explains_errors, settings
-from ibook_assets.cli.rollout import rollout
 from ibook_assets.cli.experiment import experiment
+from ibook_assets.cli.rollout import rollout
 from ibook_assets.cli.sim import with_gateway
 from ibook_assets.cli.stream import stream
 from ibook_sim.cli import app as simulator
@@ -21,6 +21,7 @@ app.command("promote")(promotions.promote)
 app.command("withdraw")(promotions.withdraw)
 app.command("rollback")(promotions.rollback)
 app.command("history")(promotions.history)
+app.command("card")(promotions.card)
 app.command("backtest")(backtest.backtest)
 app.command("features")(features.features)
 app.command("trace")(tracing.trace)

@@ -1,4 +1,4 @@
-"""`ibook promote`, `withdraw`, `rollback`, `history`: what serves, and who decided it."""
+"""`ibook promote`, `withdraw`, `rollback`, `history`, `card`: what serves, who decided it, why."""
 
 from __future__ import annotations
 
@@ -55,21 +55,24 @@ def promote(
     share.
     """
     from ibook_assets.training.candidates import find_candidate
+    from ibook_assets.training.cards import write_card
     from ibook_assets.training.promote import promote_candidate
 
     chosen = use_case_named(use_case)
     beside = entrant(target, share=share, experiment=experiment, variant=variant)
     lake = Lake(_blobs())
+    candidate = find_candidate(lake.blobs, chosen.name, version)
     record = promote_candidate(
         lake,
         chosen,
-        find_candidate(lake.blobs, chosen.name, version),
+        candidate,
         actor=actor or getpass.getuser(),
         reason=reason,
         beside=beside,
     )
     _show([record], as_json=as_json)
     _mirror(record)
+    write_card(lake.blobs, chosen, candidate.version)
 
 
 @explains_errors
@@ -111,6 +114,22 @@ def rollback(
 def history(use_case: UseCaseName, as_json: AsJson = False) -> None:
     """List promotions, challenges and rollbacks, oldest first, their hash chain verified."""
     _show(_log().history(use_case_named(use_case).name), as_json=as_json)
+
+
+@explains_errors
+def card(
+    use_case: UseCaseName,
+    version: Annotated[
+        str | None, typer.Argument(help="A promoted version; the champion without it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a promoted model's card: what it is for, learnt from and worth, and how it fails."""
+    from ibook_assets.core.model_card_page import card_page
+    from ibook_assets.training.cards import read_card
+
+    found = read_card(_blobs(), use_case_named(use_case), version)
+    typer.echo((found.as_json() if as_json else card_page(found)).decode(), nl=False)
 
 
 def _mirror(record: PromotionRecord) -> None:

@@ -83,6 +83,10 @@ class UseCase:
     """Every so many fitting rows one is learnt a second time, without the optional signals."""
     bootstrap_replicates: int = 400
     seed: int = 20_260_101
+    intended_use: str = ""
+    """What decisions the model is made for, and for what it is not; model cards say it."""
+    known_limits: tuple[str, ...] = ()
+    """How it fails, and what no figure of an evaluation shows; model cards say it."""
 
     def __post_init__(self) -> None:
         check_name(self.name, what="use case")
@@ -149,6 +153,20 @@ FRAUD: Final = UseCase(
         patience=25,
     ),
     dimensions=(("tier", TIERS), ("channel", CHANNELS), ("category_code", CATEGORIES)),
+    intended_use=(
+        "To hold ticket orders for review whose probability of a fraud chargeback is at or above "
+        "the threshold, at the moment they are placed. Not to close accounts, to refuse a person "
+        "for good, or to judge anything but an order."
+    ),
+    known_limits=(
+        "Fraud that is never charged back is learnt, and counted here, as legitimate.",
+        (
+            "Labels come late: a new kind of fraud is learnt weeks after it begins, and until then "
+            "neither the evaluation nor drift of the features shows it."
+        ),
+        "Users, cards and devices without history are judged by the order alone.",
+        "A request without the optional signals is scored, less sharply than one that has them.",
+    ),
 )
 
 USE_CASES: Final = {use_case.name: use_case for use_case in (FRAUD,)}

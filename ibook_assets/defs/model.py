@@ -231,7 +231,9 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         lake: LakeResource,
         tracking: TrackingResource,
     ) -> dg.MaterializeResult[None]:
+        from ibook_assets.core.model_card_page import card_page
         from ibook_assets.training.candidates import find_candidate
+        from ibook_assets.training.cards import card_key, write_card
         from ibook_assets.training.promote import mirror_champion, promote_candidate
 
         beside = entrant(config.target, share=config.share, experiment=config.experiment)
@@ -247,6 +249,8 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         )
         mirror_champion(tracking.registry(use_case.name), record)
         entered = next(m for m in record.models if m.model_version == candidate.version)
+        card = write_card(lake.blobs, use_case, candidate.version)
+        kept = card_key(use_case.name, card.version, suffix="md")
         return dg.MaterializeResult(
             metadata={
                 "sequence": record.sequence,
@@ -259,6 +263,8 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
                 "threshold": entered.threshold,
                 "training_snapshot": entered.training_snapshot,
                 "gate": records(rule.model_dump() for rule in entered.gate.rules),
+                "card": dg.MetadataValue.md(card_page(card).decode()),
+                "card_file": dg.MetadataValue.path(lake.blobs.location(kept)),
                 "roll_back": dg.MetadataValue.md(f"`ibook rollback {use_case.name} --reason …`"),
                 "withdraw": dg.MetadataValue.md(f"`ibook withdraw {use_case.name} --reason …`"),
             },

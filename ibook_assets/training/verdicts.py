@@ -23,14 +23,25 @@ class StoredVerdict:
     page: str
 
 
+def verdict_key(use_case: str, version: str) -> str:
+    """Where the record of a model's evaluation and gate lies in the lake."""
+    return f"{_folder(use_case, version)}/evaluation.json"
+
+
 def store_verdict(blobs: Blobs, use_case: UseCase, verdict: Verdict) -> StoredVerdict:
     """Draw the figures and keep page and record under `reports/<use case>/<version>/`."""
     drawn = all_figures(
         verdict.evaluation, verdict.bundle, verdict.examples, use_case, oracle=verdict.oracle
     )
     page = html_report(verdict.evaluation, verdict.bundle, drawn, gate=verdict.gate)
-    folder = f"reports/{use_case.name}/{verdict.bundle.version}"
+    version = verdict.bundle.version
+    folder = _folder(use_case.name, version)
     record = {"evaluation": verdict.evaluation.as_dict(), "gate": verdict.gate.as_dict()}
     blobs.put(f"{folder}/evaluation.html", page.encode())
-    blobs.put(f"{folder}/evaluation.json", json.dumps(record, indent=1, sort_keys=True).encode())
+    data = json.dumps(record, indent=1, sort_keys=True).encode()
+    blobs.put(verdict_key(use_case.name, version), data)
     return StoredVerdict(blobs.location(f"{folder}/evaluation.html"), drawn, page)
+
+
+def _folder(use_case: str, version: str) -> str:
+    return f"reports/{use_case}/{version}"

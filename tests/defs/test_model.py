@@ -17,6 +17,7 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.gate import GateSpec
 from ibook_assets.core.manifest import SnapshotManifest
+from ibook_assets.core.model_card_page import card_page
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD, USE_CASES
@@ -27,6 +28,7 @@ from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.registry import CHALLENGER, CHAMPION, ModelRegistry
 from ibook_assets.stores.training_data import newest_snapshot
 from ibook_assets.training.candidates import find_candidate
+from ibook_assets.training.cards import read_card
 from tests.defs.conftest import run
 from tests.serving.harness import promote, small_bundle
 
@@ -144,6 +146,16 @@ def test_training_set_to_promotion_and_nothing_is_promoted_twice(shop: Settings)
     assert data_version(result, MODEL) == candidate.version == record.model.model_version
     assert data_version(result, PROMOTION) == record.sha256
     assert record.model.training_snapshot == snapshot
+    card = read_card(lake.blobs, FRAUD)
+    assert card.provenance.record_sha256 == record.sha256
+    assert card.measured is not None
+    assert card.evaluation_is_the_gates is True
+    assert (card.training_data.first_day, card.training_data.last_day) == (
+        "2026-01-01",
+        "2026-01-25",
+    )
+    (promoted,) = result.asset_materializations_for_node("fraud__promotion")
+    assert promoted.metadata["card"].value == card_page(card).decode()
     assert record.model.mlflow_run_id == candidate.mlflow_run_id
     assert mlflow_states(shop) == ["FINISHED"]
     registry = ModelRegistry(shop.tracking_uri, "fraud")
