@@ -29,8 +29,8 @@ class Evidence:
     use_case: str
     promotions: tuple[PromotionRecord, ...] = ()
     """The newest entries of the log, newest first."""
-    champion_since: datetime | None = None
-    """When the champion was put in its place, whatever has challenged it since."""
+    placed: tuple[tuple[int, datetime], ...] = ()
+    """Each entry that put a champion in its place, and when; newest first."""
     rollback_to: str | None = None
     """Version that a rollback would bring back; None when there is none before."""
     drift: DriftRecord | None = None
@@ -42,6 +42,12 @@ class Evidence:
     def sequence(self) -> int | None:
         """The log's newest entry."""
         return self.promotions[0].sequence if self.promotions else None
+
+    def champion_since(self, served: int | None) -> datetime | None:
+        """When the champion of entry `served` got its place, whatever challenged it since."""
+        if served is None:
+            return None
+        return next((when for sequence, when in self.placed if sequence <= served), None)
 
     def digest(self, served: int | None) -> str:
         """Differs when something shown differs; `served` is the entry that answers now."""
@@ -69,7 +75,11 @@ class EvidenceReader:
         return Evidence(
             self._use_case,
             tuple(self._log[: -PROMOTIONS_SHOWN - 1 : -1]),
-            champion_since=_champion_since(self._log),
+            placed=tuple(
+                (entry.sequence, entry.promoted_at)
+                for entry in reversed(self._log)
+                if entry.action != "challenge"
+            ),
             rollback_to=self._rollback_to,
             drift=self._drift,
             promotions_problem=promotions_problem,
@@ -93,11 +103,6 @@ class EvidenceReader:
     def _read_drift(self) -> None:
         newest = drift_records(self._blobs, self._use_case, until=_LAST_DAY, days=1)
         self._drift = newest[-1] if newest else None
-
-
-def _champion_since(log: list[PromotionRecord]) -> datetime | None:
-    placed = (entry.promoted_at for entry in reversed(log) if entry.action != "challenge")
-    return next(placed, None)
 
 
 def _rollback_to(log: list[PromotionRecord]) -> str | None:

@@ -144,7 +144,7 @@ def _status(
         verdict=_verdict(deployment, findings),
         model_version=readiness.model_version,
         record_sequence=readiness.record_sequence,
-        model_age_seconds=None if deployment is None else _model_age(count, evidence),
+        model_age_seconds=(None if deployment is None else _model_age(deployment, count, evidence)),
         features_as_of=readiness.features_as_of,
         feature_age_seconds=(
             None if readiness.features_as_of is None else count.feature_age_seconds
@@ -178,8 +178,8 @@ def _status(
     )
 
 
-def _model_age(count: Counted, evidence: Evidence) -> float:
-    since = evidence.champion_since
+def _model_age(deployment: Deployment, count: Counted, evidence: Evidence) -> float:
+    since = evidence.champion_since(deployment.sequence)
     # Until the log has been read, the age of the newest entry is the best answer.
     return count.model_age_seconds if since is None else count.read_at - since.timestamp()
 

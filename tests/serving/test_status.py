@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client.samples import Sample
 
 from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.rollout import Entrant
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
@@ -28,11 +29,13 @@ from tests.serving.harness import (
     ORDER,
     WHO,
     RunningServer,
+    challenge,
     eventually,
     free_port,
     promote,
     promotions,
     running,
+    small_bundle,
 )
 from tests.serving.history import publish_history
 from tests.serving.shown import promote_judged, store_drift
@@ -168,7 +171,11 @@ def test_evidence_is_the_newest_entries_and_the_real_way_back(
     rolled = promotions(settings).rollback(FRAUD.name, **WHO)
     assert rolled.model_version == shown.rollback_to
     assert reader.read().promotions[0] == rolled
-    assert reader.read().champion_since == rolled.promoted_at
+    entries = promotions(settings).history(FRAUD.name)
+    assert reader.read().champion_since(12) == rolled.promoted_at
+    assert reader.read().champion_since(3) == entries[2].promoted_at
+    beside = challenge(settings, small_bundle("fraud-v3", seed=3), Entrant("shadow"))
+    assert reader.read().champion_since(beside.sequence) == rolled.promoted_at
 
 
 def test_evidence_that_cannot_be_read_is_what_it_was(
