@@ -1,10 +1,10 @@
 """What the graph knows that somebody should: events and records, as alerts.
 
-Each function reads what is new since a place it is told, and yields alerts whose time and event
-are those of what happened, so that reading it again makes the same alerts.
+Each reads what is new since a place it is told and names what happened in the alert's key and
+event, so that reading it again is no news to the outbox.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from ibook_assets.core.alerts import Alert, Kind, Severity, Status, Value, runbook_url
 from ibook_assets.core.errors import ContractError
-from ibook_assets.core.monitoring.episodes import Episode, EpisodeCursor
+from ibook_assets.core.monitoring.episodes import Episode, EpisodeCursor, Observation
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.defs.monitoring import drift_key
@@ -174,44 +174,31 @@ class Alerts:
         )
 
     def drift(
-        self, instance: dg.DagsterInstance, use_case: UseCase, before: EpisodeCursor
+        self,
+        instance: dg.DagsterInstance,
+        use_case: UseCase,
+        before: EpisodeCursor,
+        *,
+        now: datetime,
     ) -> tuple[EpisodeCursor, list[Alert]]:
         """The cursor after the drift records that are new, and what has opened or closed since."""
-        key, cursor = drift_key(use_case), before
-        for seen in observations(instance, key, before.storage_id):
+        cursor = before
+        for seen in observations(instance, drift_key(use_case), before.storage_id):
             cursor = cursor.after(seen)
-        if before.episode == cursor.episode:
+        newest, old, new = cursor.newest, before.episode, cursor.episode
+        # An episode is known by the event that opened it, whatever is learnt of it later.
+        if newest is None or (old and old.storage_id) == (new and new.storage_id):
             return cursor, []
         alerts = []
-        newest = cursor.newest
-        if before.episode is not None and newest is not None:
-            reason = (
-                f"another model serves: {newest.champion_version}"
-                if newest.champion_version != before.episode.champion_version
-                else f"on {newest.day} the score was {newest.score:.2f} and the verdict stable"
+        if old is not None:
+            over = f"The drift of {old.day} is over: {_why_over(old, newest)}."
+            alerts.append(self._drift(use_case, old, "resolved", over, newest, now=now))
+        if new is not None:
+            begun = (
+                f"The features of {use_case.name} have drifted from what its champion learnt from, "
+                f"first seen on {new.day}."
             )
-            alerts.append(
-                self._drift(
-                    use_case,
-                    before.episode,
-                    "resolved",
-                    f"The drift of {before.episode.day} is over: {reason}.",
-                    {"day": newest.day, "score": newest.score},
-                    at=_time_of(instance, key, newest.storage_id),
-                )
-            )
-        if cursor.episode is not None and newest is not None:
-            alerts.append(
-                self._drift(
-                    use_case,
-                    cursor.episode,
-                    "firing",
-                    f"The features of {use_case.name} have drifted from what its champion learnt "
-                    f"from, first seen on {cursor.episode.day}.",
-                    {"day": newest.day, "score": newest.score, "confirmed": newest.confirmed},
-                    at=_time_of(instance, key, cursor.episode.storage_id),
-                )
-            )
+            alerts.append(self._drift(use_case, new, "firing", begun, newest, now=now))
         return cursor, alerts
 
     def _drift(
@@ -220,9 +207,9 @@ class Alerts:
         episode: Episode,
         status: Status,
         summary: str,
-        evidence: dict[str, Value],
+        newest: Observation,
         *,
-        at: float,
+        now: datetime,
     ) -> Alert:
         return self._alert(
             "drift",
@@ -230,10 +217,15 @@ class Alerts:
             status,
             subject=use_case.name,
             summary=summary,
-            evidence={**evidence, "champion": episode.champion_version},
+            evidence={
+                "day": newest.day,
+                "score": newest.score,
+                "confirmed": newest.confirmed,
+                "champion": episode.champion_version,
+            },
             key=f"{use_case.name}/drift/{episode.storage_id}",
             event=status,
-            at=at,
+            at=now.timestamp(),
         )
 
     def promotion(self, record: PromotionRecord) -> Alert:
@@ -352,8 +344,8 @@ def _plain(metadata: Any) -> dict[str, Value]:  # noqa: ANN401 - Dagster's mappi
     return {k: v for k, v in values.items() if isinstance(v, str | bool | int)}
 
 
-def _time_of(instance: dg.DagsterInstance, key: dg.AssetKey, storage_id: int) -> float:
-    found: Iterable[Any] = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=key, storage_ids=[storage_id]), limit=1
-    ).records
-    return next((record.timestamp for record in found), 0.0)
+def _why_over(episode: Episode, newest: Observation) -> str:
+    if newest.champion_version != episode.champion_version:
+        return f"another model serves: {newest.champion_version}"
+    score = "" if newest.score is None else f", the score {newest.score:.2f}"
+    return f"on {newest.day} the verdict was stable{score}"

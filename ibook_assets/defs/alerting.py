@@ -129,7 +129,7 @@ class _Tick:
         drift, promotions = dict(before.drift), dict(before.promotions)
         for name, use_case in USE_CASES.items():
             seen = drift.get(name, EpisodeCursor())
-            drift[name], found = self._alerts.drift(self._instance, use_case, seen)
+            drift[name], found = self._alerts.drift(self._instance, use_case, seen, now=self._now)
             for alert in found:
                 self._raise(alert)
             promotions[name] = self._promotions(name, promotions.get(name, 0))

@@ -182,7 +182,7 @@ def test_a_drift_episode_is_told_when_it_opens_and_when_it_closes(
     assert opened["dedup_key"] == closed["dedup_key"]
     assert opened["evidence"]["score"] == 0.45
     assert opened["runbook_url"] == "docs/runbooks.md#drift"
-    assert "on 2026-03-03 the score was 0.10" in closed["summary"]
+    assert "on 2026-03-03 the verdict was stable, the score 0.10" in closed["summary"]
     assert platform.outbox.open_alerts() == []
 
 
@@ -193,8 +193,11 @@ def test_a_drift_that_the_next_champion_has_too_is_told_anew(
     platform.ticks()
     platform.drift("2026-03-02", 0.45, champion="v2")
     platform.ticks()
-    assert receiver.statuses == ["firing", "resolved", "firing"]
-    assert "another model serves: v2" in receiver.bodies[1]["summary"]
+    first, *both = receiver.bodies
+    told = {body["status"]: body for body in both}
+    assert told.keys() == {"firing", "resolved"}
+    assert "another model serves: v2" in told["resolved"]["summary"]
+    assert told["resolved"]["dedup_key"] == first["dedup_key"] != told["firing"]["dedup_key"]
 
 
 def test_failed_runs_of_a_job_are_one_alert_until_one_succeeds(
