@@ -52,7 +52,7 @@ EXAMPLE: Final = ExperimentSummary(
     models={"control": ("fraud-v1",), "treatment": ("fraud-v2",)},
     verdict=Verdict(
         decision="keep-running",
-        reason="10,000 of 35,192 users, no bound crossed",
+        reason="10,000 of 35,717 users, no bound crossed",
         evidence=("sample ratio: p = 1 at any time, alarm below 0.001",),
         decided_at=None,
     ),
@@ -73,10 +73,10 @@ EXAMPLE: Final = ExperimentSummary(
         looks=(
             Look(
                 number=1,
-                users=1_467,
+                users=1_489,
                 at="2026-03-09T12:31:07.120000Z",
                 z=-0.31,
-                bound=10.92,
+                bound=11.0,
                 alpha_spent=2.1e-27,
                 difference=-0.0028,
                 low=-0.12,
@@ -84,7 +84,7 @@ EXAMPLE: Final = ExperimentSummary(
                 crossed=False,
             ),
         ),
-        next_look_users=10_265,
+        next_look_users=10_418,
     ),
     sample_ratio=SampleRatioSummary(
         treatment_share=0.4993,
@@ -109,7 +109,7 @@ EXAMPLE: Final = ExperimentSummary(
     ),
     plan=Plan(
         minimal_effect=0.005,
-        users_needed=35_192,
+        users_needed=35_717,
         users=10_000,
         power=0.8,
         power_now=0.32,

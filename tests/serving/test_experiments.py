@@ -137,7 +137,7 @@ def test_the_command_says_the_same(
     assert found["verdict"]["decision"] == "ship"
     assert sum(arm["users"] for arm in found["arms"]) == USERS
     shown = runner.invoke(app, ["experiment", "summary", AA.id])
-    for words in ("ship", "review_rate is better", "control", "sample ratio", "8,017 users"):
+    for words in ("ship", "review_rate is better", "control", "sample ratio", "8,137 users"):
         assert words in shown.stdout
     listed = json.loads(runner.invoke(app, ["experiment", "list", "--json"]).stdout)
     assert {row["experiment"]: row["ran"] for row in listed} == {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ibook_assets.core.experiments.confidence import confidence_sequence, log_evidence
+from ibook_assets.core.experiments.confidence import confidence_sequence, surely_above
 from ibook_assets.core.experiments.definition import Experiment, Guardrail
 from ibook_assets.core.experiments.metrics import METRICS, Mask
 from ibook_assets.core.experiments.proportions import (
@@ -115,11 +115,11 @@ def sequential(experiment: Experiment, units: Units, *, closed: bool) -> Sequent
     """
     size, planned = units.user_id.size, experiment.users_needed
     users = [n for n in experiment.look_users if n <= size]
-    edges = boundary(experiment.fractions, experiment.alpha)
+    edges = boundary(experiment.fractions, experiment.spent_alpha)
     if closed and 0 < size < planned:
         users = [*(n for n in users if n < size), size]
         fractions = (*experiment.fractions[: len(users) - 1], size / planned)
-        edges = boundary(fractions, experiment.alpha, closing=True)
+        edges = boundary(fractions, experiment.spent_alpha, closing=True)
     path = _Path.of(units.treated, units.events[experiment.metric] > 0)
     done = [
         _look(
@@ -191,13 +191,15 @@ class Watched:
 
 def watch(experiment: Experiment, guardrail: Guardrail, units: Units) -> Watched:
     """What a guardrail says of complete users, after each of them."""
-    alpha = experiment.guardrail_alpha / len(experiment.guardrails)
+    # Only one end of the interval can breach, and it errs with half of the interval's alpha.
+    alpha = 2 * experiment.guardrail_alpha / len(experiment.guardrails)
     metric = METRICS[guardrail.metric]
     worse = 1 if metric.better == "lower" else -1
-    limit = worse * guardrail.worst_difference
     control, treatment = counts_of(units, metric.name)
-    low, high = confidence_sequence(control, treatment, alpha=alpha)
-    breached_at = _first_breach(units, metric.name, worse, limit, alpha)
+    low, high = confidence_sequence(
+        control, treatment, planned=experiment.users_needed, alpha=alpha
+    )
+    breached_at = _first_breach(experiment, guardrail, units, alpha)
     state: GuardrailState = "open"
     if breached_at is not None:
         state = "breached"
@@ -219,17 +221,21 @@ def watch(experiment: Experiment, guardrail: Guardrail, units: Units) -> Watched
     return Watched(summary, int(units.exposed_ts[breached_at]) + experiment.follow_up_us)
 
 
-def _first_breach(units: Units, metric: str, worse: int, limit: float, alpha: float) -> int | None:
-    """Position of the first unit after whom the difference is surely worse than `limit`."""
-    path = _Path.of(units.treated, units.events[metric] > 0)
-    treated = path.treated
-    control = np.arange(1, treated.size + 1) - treated
-    both = np.flatnonzero((treated > 0) & (control > 0))
-    if not both.size:
-        return None
-    counts = (path.control_events[both], control[both], path.treatment_events[both], treated[both])
-    gap = worse * (counts[2] / counts[3] - counts[0] / counts[1] - limit)
-    surely = (gap > 0) & (log_evidence(*counts, limit) >= -math.log(alpha))
+def _first_breach(
+    experiment: Experiment, guardrail: Guardrail, units: Units, alpha: float
+) -> int | None:
+    """Position of the first unit after whom the difference is surely worse than allowed."""
+    path = _Path.of(units.treated, units.events[guardrail.metric] > 0)
+    users = np.arange(1, path.treated.size + 1)
+    both = np.flatnonzero((path.treated > 0) & (path.treated < users))
+    treated, control = path.treated[both], users[both] - path.treated[both]
+    arms = ((path.control_events[both], control), (path.treatment_events[both], treated))
+    if METRICS[guardrail.metric].better == "higher":
+        # The difference seen from the other arm: a treatment that loses is a control that gains.
+        arms = (arms[1], arms[0])
+    surely = surely_above(
+        *arms, guardrail.worst_difference, planned=experiment.users_needed, alpha=alpha
+    )
     found = both[np.flatnonzero(surely)]
     return int(found[0]) if found.size else None
 

@@ -22,7 +22,7 @@ Numbers: TypeAlias = Any
 """A float or an array of them; arrays of one shape go together."""
 
 _FLAT: Final = 1e-12
-"""Below it a cubic's discriminant is rounding."""
+"""Below it a difference of rates, or what a cubic's root divides by, is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,14 @@ def compare(control: Counts, treatment: Counts, *, critical: float) -> Compariso
     difference = treatment.rate - control.rate
 
     def beyond(hypothesis: float) -> float:
-        return abs(_score(control, treatment, hypothesis)) - critical
+        arms = ((control.events, control.users), (treatment.events, treatment.users))
+        return abs(float(scores(*arms, hypothesis))) - critical
 
-    low, high = interval_around(difference, beyond)
+    low, high = _interval_around(difference, beyond)
     return Comparison(difference, low, high, z, float(2 * ndtr(-abs(z))))
 
 
-def interval_around(difference: float, beyond: Callable[[float], float]) -> tuple[float, float]:
+def _interval_around(difference: float, beyond: Callable[[float], float]) -> tuple[float, float]:
     """Both ends of the differences around `difference` at which `beyond` is negative."""
     ends = []
     for limit in (-1.0, 1.0):
@@ -110,18 +111,24 @@ def interval_around(difference: float, beyond: Callable[[float], float]) -> tupl
     return ends[0], ends[1]
 
 
-def _score(control: Counts, treatment: Counts, hypothesis: float) -> float:
-    at_control, at_treatment = restricted_rates(
-        control.events, control.users, treatment.events, treatment.users, hypothesis
-    )
-    variance = float(
-        at_control * (1 - at_control) / control.users
-        + at_treatment * (1 - at_treatment) / treatment.users
-    )
-    gap = treatment.rate - control.rate - hypothesis
-    if variance <= 0:
-        return 0.0 if gap == 0 else math.copysign(math.inf, gap)
-    return gap / math.sqrt(variance)
+def scores(
+    control: tuple[Numbers, Numbers], treatment: tuple[Numbers, Numbers], difference: Numbers
+) -> Floats:
+    """How far observed differences are from `difference`, in standard errors under it.
+
+    Args:
+        control: events and users > 0 of the control arm, numbers or arrays of one shape.
+        treatment: the same of the treatment arm.
+        difference: treatment's rate minus control's under the hypothesis, -1 < d < 1.
+    """
+    x0, n0, x1, n1 = (np.asarray(v, np.float64) for v in (*control, *treatment))
+    at_control, at_treatment = restricted_rates(x0, n0, x1, n1, difference)
+    variance = at_control * (1 - at_control) / n0 + at_treatment * (1 - at_treatment) / n1
+    gap = x1 / n1 - x0 / n0 - difference
+    # Without variance both rates are 0 or 1 under the hypothesis: any gap refutes it.
+    sure = np.where(np.abs(gap) < _FLAT, 0.0, np.copysign(np.inf, gap))
+    found: Floats = np.divide(gap, np.sqrt(variance), out=sure, where=variance > _FLAT**2)
+    return found
 
 
 def restricted_rates(

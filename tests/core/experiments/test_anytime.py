@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 from statsmodels.stats.gof import chisquare
 
-from ibook_assets.core.experiments.confidence import confidence_sequence, log_evidence
+from ibook_assets.core.experiments.confidence import (
+    anytime_critical,
+    confidence_sequence,
+    surely_above,
+)
 from ibook_assets.core.experiments.proportions import Counts, compare
 from ibook_assets.core.experiments.sample_ratio import log_evidence_path, sample_ratio
 
@@ -24,51 +28,69 @@ arms = st.integers(1, 3_000).flatmap(
 def test_a_sequence_holds_the_observed_difference(
     control: Counts, treatment: Counts, alpha: float
 ) -> None:
-    low, high = confidence_sequence(control, treatment, alpha=alpha)
+    low, high = confidence_sequence(control, treatment, planned=2_000, alpha=alpha)
     assert -1 <= low <= treatment.rate - control.rate <= high <= 1
 
 
 @pytest.mark.parametrize("users", [500, 5_000, 500_000])
-def test_watching_all_the_time_costs_less_than_thrice_the_width_of_one_look(users: int) -> None:
+def test_watching_all_the_time_costs_less_than_twice_the_width_of_one_look(users: int) -> None:
     control, treatment = Counts(users // 20, users), Counts(users // 18, users)
-    low, high = confidence_sequence(control, treatment, alpha=0.05)
+    low, high = confidence_sequence(control, treatment, planned=2 * users, alpha=0.05)
     once = compare(control, treatment, critical=1.96)
-    assert 1 < (high - low) / (once.high - once.low) < 3
+    assert 1 < (high - low) / (once.high - once.low) < 2
 
 
 @given(arms, arms)
 def test_a_smaller_error_gives_a_wider_interval(control: Counts, treatment: Counts) -> None:
-    wide = confidence_sequence(control, treatment, alpha=0.001)
-    narrow = confidence_sequence(control, treatment, alpha=0.05)
+    wide = confidence_sequence(control, treatment, planned=2_000, alpha=0.001)
+    narrow = confidence_sequence(control, treatment, planned=2_000, alpha=0.05)
     assert wide[0] <= narrow[0] + 1e-9
     assert narrow[1] <= wide[1] + 1e-9
 
 
-def test_the_ends_are_where_the_evidence_is_one_over_alpha() -> None:
-    control, treatment = Counts(50, 1_000), Counts(70, 1_010)
-    for end in confidence_sequence(control, treatment, alpha=0.05):
-        assert float(log_evidence(50, 1_000, 70, 1_010, end)) == pytest.approx(
-            math.log(20), abs=1e-6
-        )
-    assert confidence_sequence(Counts(0, 0), Counts(3, 9), alpha=0.05) == (-1.0, 1.0)
+def test_the_critical_value_is_robbins() -> None:
+    # At 1/10 of the users the mixture's variance is the estimate's: sqrt(2 (2 ln 20 + ln 2)).
+    expected = math.sqrt(2 * (2 * math.log(20) + math.log(2)))
+    assert float(anytime_critical(0.1, 0.05)) == pytest.approx(expected)
+    fractions = np.linspace(0.001, 1, 500)
+    critical = anytime_critical(fractions, 0.05)
+    # It is wide at first and falls towards what watching costs at the least.
+    assert 20 < critical[0] < 30
+    assert critical.min() > 2.9
+    assert confidence_sequence(Counts(0, 0), Counts(3, 9), planned=9, alpha=0.05) == (-1.0, 1.0)
 
 
-def test_a_sequence_rarely_loses_the_truth_at_any_of_many_users() -> None:
-    # 600 pairs of arms of 1,500 users with rare events, looked at after every user. At 5 %, 600
-    # runs lose the truth in 30 + 3.1 * sqrt(28.5) = 46 at most, but once in a thousand tries.
+@pytest.mark.parametrize("rate", [0.005, 0.3])
+def test_a_sequence_rarely_loses_the_truth_at_any_of_many_users(rate: float) -> None:
+    # 800 pairs of arms of 2,000 users, looked at after every user of either. At 5 %, 800 runs lose
+    # the truth 40 + 3.1 * sqrt(38) = 59 times at most, but once in a thousand tries.
     rng = np.random.default_rng(5)
     truth = 0.01
-    control = np.cumsum(rng.random((600, 1_500)) < 0.02, axis=1)
-    treatment = np.cumsum(rng.random((600, 1_500)) < 0.02 + truth, axis=1)
-    users = np.broadcast_to(np.arange(1, 1_501), control.shape)
-    evidence = log_evidence(control, users, treatment, users, truth)
-    lost = (evidence.max(axis=1) > math.log(20)).sum()
-    assert lost <= 46
+    control = np.cumsum(rng.random((800, 2_000)) < rate, axis=1)
+    treatment = np.cumsum(rng.random((800, 2_000)) < rate + truth, axis=1)
+    users = np.broadcast_to(np.arange(1, 2_001), control.shape)
+    arms = ((control, users), (treatment, users))
+    above = surely_above(*arms, truth, planned=4_000, alpha=0.05).any(axis=1)
+    below = surely_above(arms[1], arms[0], -truth, planned=4_000, alpha=0.05).any(axis=1)
+    assert 0 < (above | below).sum() <= 59
 
 
 def test_a_harmful_difference_is_found() -> None:
-    low, _ = confidence_sequence(Counts(200, 10_000), Counts(400, 10_000), alpha=0.01)
-    assert low > 0.005
+    low, _ = confidence_sequence(
+        Counts(200, 10_000), Counts(400, 10_000), planned=20_000, alpha=0.01
+    )
+    assert low > 0.01
+
+
+@given(arms, arms, st.floats(-0.9, 0.9))
+def test_what_is_surely_above_lies_below_the_interval(
+    control: Counts, treatment: Counts, limit: float
+) -> None:
+    low, _ = confidence_sequence(control, treatment, planned=5_000, alpha=0.05)
+    pair = ((control.events, control.users), (treatment.events, treatment.users))
+    above = bool(surely_above(*pair, limit, planned=5_000, alpha=0.05))
+    if abs(limit - low) > 1e-6:
+        assert above == (limit < low)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=500), st.floats(0.05, 0.95))
