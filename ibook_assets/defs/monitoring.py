@@ -1,4 +1,4 @@
-"""Monitoring: a model's features of a day against the rows its champion learnt from."""
+"""Monitoring: a model's day against what its champion learnt from and promised."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -6,18 +6,20 @@ from typing import Final
 import dagster as dg
 
 from ibook_assets.core.monitoring import DRIFT_SCORE_THRESHOLD
+from ibook_assets.core.monitoring.episodes import FEATURE_DRIFT
 from ibook_assets.core.monitoring.record import PERSISTENCE, DriftRecord
+from ibook_assets.core.monitoring.signals import SIGNALS, SignalName
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES, UseCase
 from ibook_assets.defs.metadata import daily_plot, records
 from ibook_assets.defs.partitions import ML_PLATFORM, daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
+from ibook_assets.defs.signals import signal_asset
 
 DRIFT: Final = "drift"
 """Group of the drift assets: apart from `monitoring`, whose assets every day's data run makes."""
 
-FEATURE_DRIFT: Final = "feature_drift"
 NO_DRIFT: Final = "no_drift"
 MONITORING_JOB: Final = "drift_monitoring"
 
@@ -37,8 +39,18 @@ STATE: Final = "state"
 
 
 def drift_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """One asset a use case."""
-    return [_feature_drift(use_case, settings) for use_case in USE_CASES.values()]
+    """Column drift, and one asset a signal, of each use case."""
+    return [
+        asset
+        for use_case in USE_CASES.values()
+        for asset in (
+            _feature_drift(use_case, settings),
+            *(
+                signal_asset(signal_key(use_case, name), name, use_case, settings, group=DRIFT)
+                for name in SIGNALS
+            ),
+        )
+    ]
 
 
 def drift_key(use_case: UseCase) -> dg.AssetKey:
@@ -46,12 +58,17 @@ def drift_key(use_case: UseCase) -> dg.AssetKey:
     return dg.AssetKey([use_case.name, FEATURE_DRIFT])
 
 
+def signal_key(use_case: UseCase, name: SignalName) -> dg.AssetKey:
+    """The asset of a signal of `use_case`."""
+    return dg.AssetKey([use_case.name, name])
+
+
 def drift_schedule() -> dg.Definitions:
     """The daily monitoring job; its schedule starts switched off, as the others do."""
     job = dg.define_asset_job(
         MONITORING_JOB,
         selection=dg.AssetSelection.groups(DRIFT),
-        description="Features of one day against what the champion learnt from.",
+        description="One day against what the champion learnt from and promised: every signal.",
     )
     schedule = dg.build_schedule_from_partitioned_job(
         job, hour_of_day=1, minute_of_hour=30, name="daily_drift_monitoring"

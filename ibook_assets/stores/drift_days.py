@@ -13,16 +13,16 @@ from pydantic import ValidationError
 from ibook_assets.core.arrow import integers
 from ibook_assets.core.canonical import canonical_json
 from ibook_assets.core.errors import ContractError, NotFoundError
-from ibook_assets.core.manifest import SnapshotManifest
 from ibook_assets.core.monitoring import DriftDecision, Kind, Values, Windows, drift_of
 from ibook_assets.core.monitoring.columns import Ints
 from ibook_assets.core.monitoring.feature_columns import FeatureColumns, feature_columns
 from ibook_assets.core.monitoring.record import PERSISTENCE, DriftRecord, confirmed
 from ibook_assets.core.promotion import PromotedModel, PromotionRecord
-from ibook_assets.core.times import DAY_US, day_of, day_start_us
+from ibook_assets.core.times import DAY_US, day_of
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.signal_records import new_days
 from ibook_assets.stores.skew_days import batch_vectors
 from ibook_assets.stores.training_data import read_training_set
 
@@ -77,7 +77,7 @@ def compare_day(
         training_snapshot=model.training_snapshot,
         reference_first_day=first.isoformat(),
         reference_last_day=last.isoformat(),
-        new_days=_new_days(lake, model.training_snapshot, day),
+        new_days=new_days(lake.blobs, champion, day),
         decision=decision,
         confirmed=confirmed(
             decision,
@@ -160,13 +160,6 @@ def _reference(
     )
     values = {name: np.asarray(rows[name].to_numpy())[kept] for name in columns.kinds}
     return columns, _Reference(values, days[kept])
-
-
-def _new_days(lake: Lake, snapshot: str, day: str) -> int:
-    """Days between the champion's training set and the end of `day`: so many have matured."""
-    manifest = SnapshotManifest.model_validate_json(lake.blobs.get(f"manifests/{snapshot}.json"))
-    end_us = day_start_us(date.fromisoformat(day)) + DAY_US
-    return max(0, (end_us - int(manifest.parameters["as_of_us"])) // DAY_US)
 
 
 def _no_champion(use_case: UseCase, day: str) -> DriftRecord:

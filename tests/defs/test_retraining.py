@@ -7,11 +7,18 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ibook_assets.core.monitoring.signals import SignalName
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import build_defs
-from ibook_assets.defs.monitoring import drift_key
-from ibook_assets.defs.retraining import EPISODE, TRAINING_JOB, UNTIL, retraining_sensors
+from ibook_assets.defs.monitoring import drift_key, signal_key
+from ibook_assets.defs.retraining import (
+    EPISODE,
+    SIGNALLED,
+    TRAINING_JOB,
+    UNTIL,
+    retraining_sensors,
+)
 
 HOUR = 3_600.0
 
@@ -47,6 +54,22 @@ class Sensor:
         }
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization(asset_key=drift_key(FRAUD), partition=day, metadata=metadata)
+        )
+
+    def say(
+        self, name: SignalName, day: str, *, confirmed: bool = False, state: str = "drifted"
+    ) -> None:
+        """A signal's record is materialised."""
+        metadata: dict[str, str | float | bool] = {
+            "day": day,
+            "state": state,
+            "champion_version": "v1",
+            "confirmed": confirmed,
+            "new_days": 2,
+        }
+        key = signal_key(FRAUD, name)
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(asset_key=key, partition=day, metadata=metadata)
         )
 
     def tick(self, *, remember: bool = True) -> list[dg.RunRequest]:
@@ -212,3 +235,69 @@ def test_an_event_reported_by_hand_does_not_stop_the_sensor(sensor: Sensor) -> N
     sensor.instance.report_runless_asset_event(dg.AssetMaterialization(asset_key=drift_key(FRAUD)))
     sensor.observe("2026-03-01", 0.5)
     assert len(sensor.tick()) == 1
+
+
+def test_signals_join_one_episode_and_ask_for_one_run(sensor: Sensor) -> None:
+    sensor.say("performance", "2026-03-01", confirmed=True)
+    (request,) = sensor.tick()
+    started = sensor.start(request)
+    sensor.say("fraud_rate", "2026-03-01", confirmed=True)
+    sensor.observe("2026-03-02", 0.5, confirmed=True, state="drifted")
+    assert sensor.tick() == []
+    sensor.end(started, well=False)
+    sensor.ahead = 11 * 60
+    (again,) = sensor.tick()
+    assert again.tags[EPISODE] == request.tags[EPISODE]
+    assert again.tags[SIGNALLED] == "feature_drift,fraud_rate,performance"
+    # It ends when the last of them has ended.
+    sensor.end(sensor.start(again))
+    sensor.say("performance", "2026-03-03", state="stable")
+    sensor.observe("2026-03-03", 0.1)
+    assert sensor.tick() == []
+    assert "has been trained for" in sensor.skipped
+    sensor.say("fraud_rate", "2026-03-03", state="stable")
+    assert sensor.tick() == []
+    assert sensor.skipped == "no drift episode is open"
+
+
+def test_what_only_alerts_trains_nothing(sensor: Sensor) -> None:
+    sensor.say("score_drift", "2026-03-01", confirmed=True)
+    sensor.say("data_quality", "2026-03-01", confirmed=True)
+    sensor.say("performance", "2026-03-01", confirmed=False)
+    assert sensor.tick() == []
+    assert sensor.skipped == "no drift episode is open"
+
+
+def test_a_classifier_alone_asks_for_a_shadow(sensor: Sensor) -> None:
+    sensor.say("domain_drift", "2026-03-01", confirmed=True)
+    (request,) = sensor.tick()
+    config = request.run_config["ops"]["fraud__promotion"]["config"]
+    assert config == {"target": "shadow"}
+    job = sensor.defs.resolve_job_def(TRAINING_JOB)
+    assert dg.validate_run_config(job, request.run_config)
+    sensor.say("performance", "2026-03-01", confirmed=True)
+    (request,) = sensor.tick()
+    assert not request.run_config
+
+
+def test_nobody_learns_from_a_broken_day(sensor: Sensor) -> None:
+    sensor.observe("2026-03-01", 0.5)
+    sensor.say("data_quality", "2026-03-01", confirmed=True)
+    assert sensor.tick() == []
+    assert "the features of 2026-03-01 are broken" in sensor.skipped
+    sensor.say("data_quality", "2026-03-01", state="stable")
+    assert len(sensor.tick()) == 1
+
+
+def test_what_one_signal_says_much_of_does_not_hide_another(
+    sensor: Sensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ibook_assets.defs.retraining.READ_AT_ONCE", 2)
+    sensor.observe("2026-03-01", 0.5)
+    for day in range(2, 5):
+        sensor.observe(f"2026-03-{day:02d}", 0.1)
+    sensor.say("performance", "2026-03-05", confirmed=True)
+    assert sensor.tick() == []
+    assert sensor.tick() == []
+    (request,) = sensor.tick()
+    assert request.tags[SIGNALLED] == "performance"

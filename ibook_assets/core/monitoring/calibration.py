@@ -130,13 +130,20 @@ def _steadiest(current_rows: int, reference_rows: int) -> float:
     return _KS_SPREAD * float(np.sqrt(1 / current_rows + 1 / reference_rows))
 
 
+def largest_allowed(undrifted: Floats, *, rate: float) -> float:
+    """What at most `rate` of windows like the `undrifted` exceed, by Gumbel's law.
+
+    Maxima follow it. Fitted by its moments, it reaches rates that no count of windows does.
+    """
+    scale = float(undrifted.std(ddof=1)) * np.sqrt(6) / np.pi
+    location = float(undrifted.mean()) - _EULER * scale
+    return float(location - scale * np.log(-np.log1p(-rate)))
+
+
 def _fitted(drawn: Floats, largest: Floats, *, floor: float, rate: float) -> Calibration:
-    """Gumbel's law, which maxima follow, by its moments: it reaches rates no window count does."""
-    scale = float(largest.std(ddof=1)) * np.sqrt(6) / np.pi
-    location = float(largest.mean()) - _EULER * scale
     return Calibration(
         mean=drawn.mean(axis=0),
         spread=np.maximum(drawn.std(axis=0, ddof=1), floor),
-        threshold=float(location - scale * np.log(-np.log1p(-rate))),
+        threshold=largest_allowed(largest, rate=rate),
         windows=drawn.shape[0],
     )

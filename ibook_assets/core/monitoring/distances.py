@@ -89,6 +89,11 @@ def _jensen_shannon(reference: Values, current: Values) -> float:
     values, code = np.unique(np.concatenate([reference, current]), return_inverse=True)
     before = np.bincount(code[: reference.size], minlength=values.size) / reference.size
     after = np.bincount(code[reference.size :], minlength=values.size) / current.size
+    return jensen_shannon(before, after)
+
+
+def jensen_shannon(before: Floats, after: Floats) -> float:
+    """Jensen-Shannon distance (natural logarithm) of two lists of shares that each sum to 1."""
     middle = (before + after) / 2
     divergence = (_divergence(before, middle) + _divergence(after, middle)) / 2
     return float(np.sqrt(max(divergence, 0.0)))

@@ -1,8 +1,9 @@
 """Drift episodes: when drift begins and ends, so that it is acted on once.
 
-An episode opens when the drift score reaches `DRIFT_SCORE_THRESHOLD` or the calibrated verdict has
-persisted. It closes when the score is below `DRIFT_CLEAR_SCORE` and the verdict says stable, so
-that a score about the threshold is one episode and not many; or when another model serves, for
+An episode opens when the drift score reaches `DRIFT_SCORE_THRESHOLD`, the calibrated verdict has
+persisted, or another signal that asks for training is confirmed. Signals that come later join the
+open episode. It closes when each of them says stable, the drift score below `DRIFT_CLEAR_SCORE`,
+so that a score about the threshold is one episode and not many; or when another model serves, for
 then the reference is another, and what it says is judged afresh.
 """
 
@@ -10,12 +11,18 @@ from __future__ import annotations
 
 from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ibook_assets.core.monitoring.decision import DRIFT_SCORE_THRESHOLD, State
+from ibook_assets.core.monitoring.signals import Consequence
 
 DRIFT_CLEAR_SCORE: Final = 0.20
 """Drift score below which an open episode may close."""
+
+FEATURE_DRIFT: Final = "feature_drift"
+"""The signal of all columns."""
+
+_TRAINS: Final[frozenset[Consequence]] = frozenset({"retrain", "shadow"})
 
 
 class _Frozen(BaseModel):
@@ -33,6 +40,9 @@ class Observation(_Frozen):
     champion_version: str | None = None
     confirmed: bool = False
     new_days: int = 0
+    signal: str = FEATURE_DRIFT
+    consequence: Consequence = "retrain"
+    """What may follow when it is confirmed."""
 
     @property
     def judged(self) -> bool:
@@ -41,13 +51,23 @@ class Observation(_Frozen):
 
     @property
     def opens(self) -> bool:
-        """Whether it begins an episode."""
-        return self.confirmed or (self.score is not None and self.score >= DRIFT_SCORE_THRESHOLD)
+        """Whether it begins an episode, or joins one."""
+        high = self.score is not None and self.score >= DRIFT_SCORE_THRESHOLD
+        return self.consequence in _TRAINS and (self.confirmed or high)
 
     @property
     def closes(self) -> bool:
-        """Whether it ends one."""
-        return self.state == "stable" and self.score is not None and self.score < DRIFT_CLEAR_SCORE
+        """Whether it ends its part in one."""
+        return self.state == "stable" and (self.score is None or self.score < DRIFT_CLEAR_SCORE)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether nobody should learn from the day."""
+        return self.consequence == "block" and self.confirmed
+
+
+def _column_drift() -> dict[str, Consequence]:
+    return {FEATURE_DRIFT: "retrain"}
 
 
 class Episode(_Frozen):
@@ -57,6 +77,13 @@ class Episode(_Frozen):
     """Of the observation that opened it: its name."""
     day: str
     champion_version: str | None
+    signals: dict[str, Consequence] = Field(default_factory=_column_drift)
+    """What has opened or joined it and has not ended since, with what each asks for."""
+
+    @property
+    def shadow_only(self) -> bool:
+        """Whether nothing in it asks for more than a model beside the champion."""
+        return set(self.signals.values()) == {"shadow"}
 
 
 class EpisodeCursor(_Frozen):
@@ -66,6 +93,10 @@ class EpisodeCursor(_Frozen):
     """Newest event that was read."""
     newest: Observation | None = None
     """What was judged last, of the newest day."""
+    days: dict[str, str] = Field(default_factory=dict)
+    """Signal to the newest day it was judged for."""
+    blocked: Observation | None = None
+    """What keeps anybody from learning, until a newer day is sound."""
     episode: Episode | None = None
 
     @classmethod
@@ -84,16 +115,35 @@ class EpisodeCursor(_Frozen):
 
         A day before the newest one is history that somebody computes again, and no news.
         """
-        if not seen.judged or (self.newest is not None and seen.day < self.newest.day):
+        if not seen.judged or seen.day < self.days.get(seen.signal, ""):
             return self._with(storage_id=seen.storage_id)
+        blocked = self.blocked
+        if seen.consequence == "block":
+            blocked = seen if seen.blocks else None
+        newest = seen if self.newest is None or seen.day >= self.newest.day else self.newest
+        return self._with(
+            storage_id=seen.storage_id,
+            newest=newest,
+            days={**self.days, seen.signal: seen.day},
+            blocked=blocked,
+            episode=self._episode_after(seen),
+        )
+
+    def _episode_after(self, seen: Observation) -> Episode | None:
         episode = self.episode
-        if episode and (episode.champion_version != seen.champion_version or seen.closes):
+        if episode and episode.champion_version != seen.champion_version:
             episode = None
-        if episode is None and seen.opens:
-            episode = Episode(
-                storage_id=seen.storage_id, day=seen.day, champion_version=seen.champion_version
-            )
-        return self._with(storage_id=seen.storage_id, newest=seen, episode=episode)
+        signals = dict(episode.signals) if episode else {}
+        if seen.opens:
+            signals[seen.signal] = seen.consequence
+        elif seen.closes:
+            signals.pop(seen.signal, None)
+        if not signals:
+            return None
+        opening = episode or Episode(
+            storage_id=seen.storage_id, day=seen.day, champion_version=seen.champion_version
+        )
+        return opening.model_copy(update={"signals": signals})
 
     def _with(self, **changed: object) -> Self:
         return type(self).model_validate(dict(self) | changed)
