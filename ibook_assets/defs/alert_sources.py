@@ -229,8 +229,9 @@ class Alerts:
         )
 
     def promotion(self, record: PromotionRecord) -> Alert:
-        """An entry of the promotion log; a rollback warns."""
-        is_rollback = record.action == "rollback"
+        """An entry of the promotion log; a rollback or a withdrawal of challengers warns."""
+        withdrawn = record.action == "challenge" and not record.challengers
+        is_rollback = record.action == "rollback" or withdrawn
         return self._alert(
             "rollback" if is_rollback else "promotion",
             "warning" if is_rollback else "info",

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from ibook_assets.core.errors import ContractError
+from ibook_assets.core.rollout import entering, entrant, withdrawing
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import build_defs
@@ -307,15 +308,27 @@ def test_promotions_and_rollbacks_are_told_once(platform: Platform, receiver: Re
     log, blobs = platform.lake.promotions, platform.lake.blobs
     head = None
     for version in ("v1", "v2"):
-        draft = a_draft(version, artefact=stored_artefact(blobs, version.encode()))
-        head = log.promote(draft, expected_parent=head.sha256 if head else None)
+        promotion = a_draft(version, artefact=stored_artefact(blobs, version.encode()))
+        head = log.promote(promotion, expected_parent=head.sha256 if head else None)
     platform.ticks()
+    assert head is not None
+    canary = entrant("canary", share=0.1)
+    assert canary is not None
+    model = a_draft("v3", artefact=stored_artefact(blobs, b"v3")).model
+    head = log.challenge(
+        entering(head, model, canary, actor="ana@ibook.test", reason="try"),
+        expected_parent=head.sha256,
+    )
+    draft = withdrawing(head, None, actor="ana@ibook.test", reason="too slow")
+    log.challenge(draft, expected_parent=head.sha256)
     log.rollback("fraud", actor="ana@ibook.test", reason="too many reviews")
     platform.ticks()
     platform.ticks()
     assert [(b["kind"], b["severity"], b["status"]) for b in receiver.bodies] == [
         ("promotion", "info", "notice"),
         ("promotion", "info", "notice"),
+        ("promotion", "info", "notice"),
+        ("rollback", "warning", "notice"),
         ("rollback", "warning", "notice"),
     ]
     assert receiver.bodies[-1]["evidence"]["champion"] == "v1"
