@@ -16,6 +16,7 @@ PARTS: Final = (
     "streaming_sink",
     "streaming",
     "serving",
+    "experiments",
     "features",
 )
 _OPTIONS: Final = {"features": ("--rows", "1000000", "10000000")}
