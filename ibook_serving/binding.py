@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import MutableMapping
 from typing import Final
 
 from ibook_assets.core.errors import ContractError
@@ -20,3 +22,27 @@ def check_binding(settings: Settings) -> None:
     if settings.port < LOWEST_PORT:
         msg = f"port {settings.port} is privileged; use one from {LOWEST_PORT} to 65535"
         raise ContractError(msg)
+
+
+INHERITED_FD: Final = 3
+"""Where systemd, and whoever does as it does, hands a listening socket over."""
+
+
+def inherited_listener(environment: MutableMapping[str, str] = os.environ) -> int | None:
+    """The descriptor of a listening socket that somebody opened for this process; usually None.
+
+    Whoever holds the socket keeps it open while one server makes way for the next, so that
+    connections wait instead of being refused. The variables are taken out of `environment`.
+
+    Raises:
+        ContractError: there are several sockets.
+
+    Source: systemd, sd_listen_fds(3).
+    """
+    meant_for, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
+    if meant_for != str(os.getpid()):
+        return None
+    if count != "1":
+        msg = f"LISTEN_FDS is {count!r}: hand exactly one listening socket over"
+        raise ContractError(msg)
+    return INHERITED_FD

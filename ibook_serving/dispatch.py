@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ibook_serving.problems import ProblemError, answer_crash, problem_response
 from ibook_serving.routes import Endpoint
+
+CLOSE: Final = (b"connection", b"close")
 
 
 class Dispatcher:
@@ -25,9 +28,13 @@ class Dispatcher:
         self._app = app
         self._endpoints = dict(endpoints)
         self._answering = ServerErrorMiddleware(self._answer, handler=answer_crash)
+        self.draining = False
+        """Whether each answer asks the client to come back by another connection."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the lifespan."""
+        if self.draining and scope["type"] == "http":
+            send = _closing(send)
         if (
             scope["type"] == "http"
             and scope["method"] == "POST"
@@ -44,3 +51,12 @@ class Dispatcher:
         except ProblemError as problem:
             response = problem_response(problem, request)
         await response(scope, receive, send)
+
+
+def _closing(send: Send) -> Send:
+    async def closing(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), CLOSE]}
+        await send(message)
+
+    return closing

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any, Final
 
 import litserve as ls
@@ -30,6 +33,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ibook_assets.core.settings import Settings
+from ibook_serving.binding import inherited_listener
 from ibook_serving.dispatch import Dispatcher
 from ibook_serving.docs_page import docs_page
 from ibook_serving.endpoints import Endpoints
@@ -50,6 +54,8 @@ DRAIN_SECONDS: Final = 15
 BACKLOG: Final = 2_048
 """Connections that may wait to be accepted."""
 KEEP_ALIVE_SECONDS: Final = 30
+LAST_CALL_SECONDS: Final = 0.5
+"""Time after a signal in which connections are closed by their next answer."""
 
 FRAMEWORK_PATHS: Final = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 
@@ -95,8 +101,12 @@ class _ApiProcess(uvicorn.Server):
         service: ScoringService,
         ready: Connection,
         beat: Callable[[], None],
+        entry: Dispatcher,
     ) -> None:
         super().__init__(config)
+        self._entry = entry
+        self._signal: int | None = None
+        self._ends_at = math.inf
         self._service = service
         self._ready = ready
         self._beat = beat
@@ -107,9 +117,28 @@ class _ApiProcess(uvicorn.Server):
         self._ready.send_bytes(msgspec.json.encode(self._service.readiness()))
         self._ready.close()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Part of uvicorn.Server, called on a signal: send clients elsewhere, then end.
+
+        Closing a kept connection loses the request that is on its way through it. So for
+        `LAST_CALL_SECONDS` each answer closes its connection and nobody new is let in; whoever is
+        silent all that time is not in the middle of asking. A second signal ends at once.
+        """
+        if self._signal is None and self.server_state.connections:
+            self._signal = sig
+        else:
+            super().handle_exit(sig, frame)
+
     async def on_tick(self, counter: int) -> bool:
         """Part of uvicorn.Server: runs ten times a second in the event loop."""
         self._beat()
+        if self._signal is not None and not self._entry.draining:
+            self._entry.draining = True
+            for server in self.servers:
+                server.close()
+            self._ends_at = time.monotonic() + LAST_CALL_SECONDS
+        if self._signal is not None and time.monotonic() >= self._ends_at:
+            super().handle_exit(self._signal, None)
         return await super().on_tick(counter)
 
 
@@ -156,9 +185,12 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
         """
         self._on_ready = on_ready
         self._stopped_on_request = False
+        self._inherited = inherited_listener()
         self.run(
             host=self._settings.host,
             port=self._settings.port,
+            # With a descriptor nothing is bound: the socket is listening already.
+            fd=self._inherited,
             num_api_servers=self._settings.api_processes,
             generate_client_file=False,
             log_level="warning",
@@ -254,8 +286,11 @@ class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types
                 **options,
             )
             beat = partial(heartbeats.beat, index)
-            _ApiProcess(config, self._service, ready, beat).run(sockets)
+            _ApiProcess(config, self._service, ready, beat, self.entry).run(sockets)
 
+        if self._inherited is not None:
+            # Uvicorn takes any descriptor for a Unix socket's; this finds out what it is.
+            sockets = [socket.socket(fileno=os.dup(self._inherited))]
         # Connections wait in the listener's queue while a dead process is replaced.
         for listener in sockets:
             listener.listen(BACKLOG)

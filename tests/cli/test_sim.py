@@ -20,5 +20,5 @@ def test_every_order_of_a_run_is_in_the_log(
     arguments = ["sim", "realtime", "--rps", "40", "--duration", "1s", "--seed", "3"]
     done = CliRunner().invoke(app, [*arguments, "--log", "--json"])
     figures = json.loads(done.stdout)
-    assert figures["log"] == {"sent": 40, "refused": 0}
+    assert figures["realtime"]["log"] == {"sent": 40, "refused": 0}
     assert len(everything_in(LogAddress(dev_broker.address), topic_of("transactions"))) == 40

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -39,7 +40,6 @@ from tests.serving.harness import (
     RunningServer,
     challenge,
     eventually,
-    free_port,
     promote,
     promotions,
     running,
@@ -80,7 +80,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What happened; `wrong`, `mixed`, `traces_wrong` and `failed` must be zero."""
+    """What happened; `wrong`, `mixed`, `traces_wrong`, `failed` and
+    `failed_while_restarting` must be zero."""
 
     seconds: float
     requests: int
@@ -104,7 +105,7 @@ class Figures:
     failed_in_killed_process: int
     """Requests that were in flight when a process was killed."""
     failed_while_restarting: int
-    """Requests between SIGTERM and the new server's first answer."""
+    """Requests that were in flight between SIGTERM and the new server's first answer."""
     failed: int
     """Requests that failed at any other time, or were not answered with 200."""
     restart_gap_seconds: float
@@ -117,7 +118,7 @@ class Operator:
     settings: Settings
     bundles: Sequence[ModelBundle]
     processes: int
-    port: int
+    listener: socket.socket
     stack: ExitStack
     killed: list[tuple[float, float]] = field(default_factory=list)
     restarting: list[tuple[float, float]] = field(default_factory=list)
@@ -126,7 +127,7 @@ class Operator:
 
     def begin(self) -> None:
         """Start the server."""
-        started = running(self.settings, processes=self.processes, port=self.port)
+        started = running(self.settings, processes=self.processes, listener=self.listener)
         self.server: RunningServer = self.stack.enter_context(started)
 
     def do(self, action: str) -> None:
@@ -186,10 +187,13 @@ def swap_under_load(settings: Settings, plan: Plan) -> Figures:
     bodies = list(_bodies(orders))
     stop = threading.Event()
     with ExitStack() as stack:
-        operator = Operator(settings, bundles, plan.processes, free_port(), stack)
+        # Kept by somebody who stays, as systemd does: a restart refuses nobody.
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
+        operator = Operator(settings, bundles, plan.processes, listener, stack)
         operator.begin()
+        port = listener.getsockname()[1]
         every = plan.clients / plan.requests_per_second
-        clients = [Client(operator.port, bodies, every, stop, seed) for seed in range(plan.clients)]
+        clients = [Client(port, bodies, every, stop, seed) for seed in range(plan.clients)]
         began = time.monotonic()
         for client in clients:
             client.start()

@@ -40,6 +40,13 @@ ORDER: Final = {"user_id": 1042, "event_id": 17, "amount": 120.5}
 WHO: Final = {"actor": "test", "reason": "serving tests"}
 START_SECONDS: Final = 60.0
 ROOT: Final = Path(__file__).parents[2]
+HAND_OVER: Final = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes a command that listens on a socket handed over, as systemd starts one."""
 
 
 def small_bundle(
@@ -210,13 +217,20 @@ def running(
     processes: int = 1,
     environment: Mapping[str, str] | None = None,
     port: int | None = None,
+    listener: socket.socket | None = None,
 ) -> Iterator[RunningServer]:
-    """A real server, on a free port if none is given, ended and waited for whatever happens."""
-    port = port or free_port()
+    """A real server, ended and waited for whatever happens.
+
+    It listens on `port`, a free one if none is given, or on a `listener` that is open already.
+    """
+    port = listener.getsockname()[1] if listener else port or free_port()
     log_path = settings.home / f"server-{port}.log"
     settings.home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-W", "error::DeprecationWarning:ibook", "-m", "ibook_serving"]
     command += ["--port", str(port), "--processes", str(processes)]
+    descriptors = [listener.fileno()] if listener else []
+    for descriptor in descriptors:
+        command = [sys.executable, "-c", HAND_OVER, str(descriptor), *command]
     with log_path.open("a") as log:
         process = subprocess.Popen(
             command,
@@ -225,6 +239,7 @@ def running(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            pass_fds=descriptors,
         )
     url = f"http://127.0.0.1:{port}"
     with process, httpx.Client(base_url=url, timeout=20) as client:

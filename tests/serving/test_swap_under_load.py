@@ -12,6 +12,7 @@ def test_no_answer_is_wrong_and_none_is_lost_but_in_a_dying_process(settings: Se
     assert (found.promotions, found.rollbacks, found.challenges) == (6, 2, 2)
     assert (found.api_kills, found.recorder_kills, found.restarts) == (1, 1, 1)
     assert (found.wrong, found.mixed, found.traces_wrong, found.failed) == (0, 0, 0, 0)
+    assert found.failed_while_restarting == 0
     assert found.versions_seen == MODELS
     assert found.predictions > found.requests > 0
     assert found.untraced < found.predictions / 2
