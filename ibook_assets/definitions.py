@@ -20,6 +20,7 @@ from ibook_assets.defs.predictions import served_assets
 from ibook_assets.defs.raw import raw_assets
 from ibook_assets.defs.resources import LakeResource, OnlineResource
 from ibook_assets.defs.retraining import retraining_sensors
+from ibook_assets.defs.rollout import rollout_defs
 from ibook_assets.defs.schedules import jobs_and_schedules
 from ibook_assets.defs.serving import serving_assets
 from ibook_assets.defs.simulation import simulation_assets
@@ -66,6 +67,7 @@ def build_defs(
         jobs_and_schedules(chosen),
         drift_schedule(),
         experiment_schedule(),
+        rollout_defs(chosen),
     )
 
 

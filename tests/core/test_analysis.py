@@ -231,6 +231,16 @@ def test_a_shadow_is_judged_on_the_champions_own_orders(
         assert found.worst.metric in (metric, "flags")
 
 
+def test_a_shadow_that_holds_nearly_everything_fails_where_the_champion_holds_half() -> None:
+    # Twice as often is tolerated, letting through a fiftieth is not.
+    champion = np.arange(4_000) % 2 == 0
+    shadow = champion | (np.arange(4_000) % 50 != 1)
+    nowhere = np.full(4_000, 0.6)
+    paired = Pairs(np.arange(4_000) * 1_000, nowhere, champion, nowhere, shadow)
+    found = analysis(shadow_findings(paired, Objectives(), window_us=SECOND))
+    assert (found.verdict, found.worst.metric) == ("failed", "flags")
+
+
 def test_windows_stand_on_the_clock() -> None:
     found = by_window(
         np.array([1, 2, 10, 35]),

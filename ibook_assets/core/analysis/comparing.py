@@ -81,7 +81,10 @@ def canary_findings(
 
 
 def shadow_findings(pairs: Pairs, objectives: Objectives, *, window_us: int) -> tuple[Finding, ...]:
-    """A shadow beside the champion on the same orders; tolerated odds are ratios of shares here."""
+    """A shadow beside the champion on the same orders.
+
+    Tolerated odds are ratios of shares here, of the event and of its not happening.
+    """
     said = ~np.isnan(pairs.shadow_scores)
     silent = by_window(pairs.known_us, np.ones_like(said), ~said, window_us)
     both = pairs.scored(said)
@@ -133,9 +136,15 @@ def _same_orders(
     neither = orders - alone.sum(axis=1) - shared
     parts = []
     for direction, mine, other in ((HIGHER, 1, 0), (LOWER, 0, 1)):
-        counts = np.stack([alone[:, mine], alone[:, other], shared, neither], axis=1)
-        evidence = bounded_mean(counts, (1.0, -tolerated, 1.0 - tolerated, 0.0))
-        parts.append(_Part(f"{detail}, {direction}", windows, evidence))
+        # Of the event, and of its not happening: where it is common, only that can change much.
+        evidence = [
+            bounded_mean(
+                np.stack([alone[:, mine], alone[:, other], agreed, rest], axis=1),
+                (1.0, -tolerated, 1.0 - tolerated, 0.0),
+            )
+            for agreed, rest in ((shared, neither), (neither, shared))
+        ]
+        parts.append(_Part(f"{detail}, {direction}", windows, mixed(np.stack(evidence, axis=1))))
     return parts
 
 

@@ -1,0 +1,311 @@
+"""Rollouts through Dagster, with a real server under load: to the champion's place, and back."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+import pytest
+
+from ibook_assets.core.rollout import Entrant, entering
+from ibook_assets.core.rollout_plan import plan_of
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.use_cases import FRAUD
+from ibook_assets.definitions import build_defs
+from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.rollout import ROLLOUT, USE_CASE, rollout_defs, rollout_key
+from ibook_assets.models.bundle import ModelBundle
+from ibook_assets.models.calibration import BetaCalibration
+from ibook_assets.stores.blobs import open_blobs
+from ibook_assets.stores.rollouts import Rollouts
+from ibook_assets.stores.traces import TraceStore, open_traces
+from ibook_serving.shipping import Shipper
+from tests.serving.harness import (
+    RunningServer,
+    challenge,
+    eventually,
+    free_port,
+    promote,
+    promotions,
+    published,
+    running,
+    small_bundle,
+)
+from tests.serving.history import publish_history
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*``noload`` loader strategy:DeprecationWarning")
+
+WHO: dict[str, Any] = {"actor": "ana@ibook.test", "reason": "as agreed"}
+LOADERS = 3
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A platform whose rollouts take seconds."""
+    return Settings(
+        home=tmp_path / "home",
+        port=free_port(),
+        rollout_shadow_hours=1 / 3_600,
+        rollout_watch_hours=1 / 3_600,
+        rollout_shares="0.4",
+        rollout_minimum_units=100,
+        rollout_window_seconds=0.5,
+        rollout_settle_seconds=0.5,
+        rollout_look_seconds=60,
+        task_retries=0,
+    )
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """A real instance: SQLite on disk."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as found:
+        yield found
+
+
+def like_the_champion(version: str, *, shifted: float = 0.0) -> ModelBundle:
+    """The champion's trees under another name, its log-odds `shifted`."""
+    found = small_bundle(version, seed=1)
+    info = found.info.model_copy(update={"calibration": BetaCalibration(c=shifted)})
+    return ModelBundle(info, found.files()["model.ubj"])
+
+
+class Load:
+    """Single orders of new users to a server, from threads, every answer kept."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send, args=(seed,)) for seed in range(LOADERS)
+        ]
+        self.failed: list[str] = []
+        self.answered: dict[tuple[str, str], int] = {}
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, seed: int) -> None:
+        rng = random.Random(seed)
+        with httpx.Client(base_url=self._url, timeout=20) as client:
+            while not self._stop.is_set():
+                order = {
+                    "user_id": rng.randrange(10**9),
+                    "event_id": 17,
+                    "amount": round(rng.uniform(1, 5_000), 2),
+                }
+                answer = client.post(
+                    "/predict", json={"requests": [order]}, params={"explain": "false"}
+                )
+                if answer.status_code != 200:
+                    self.failed.append(answer.text)
+                    continue
+                (found,) = answer.json()["predictions"]
+                met = (found["variant"], found["model_version"])
+                self.answered[met] = self.answered.get(met, 0) + 1
+
+
+class Platform:
+    """A server, its lake and Dagster's looks at the rollout."""
+
+    def __init__(
+        self, settings: Settings, instance: dg.DagsterInstance, traces: TraceStore
+    ) -> None:
+        self.settings = settings
+        self._instance = instance
+        self._shipper = Shipper(traces, settings)
+        self.rollouts = Rollouts(open_blobs(settings.lake))
+        self._job = build_defs(settings).resolve_job_def(ROLLOUT)
+
+    def start(self, version: str, **changes: float) -> None:
+        plan = plan_of(self.settings).model_copy(update=changes)
+        self.rollouts.start("fraud", version, plan, **WHO)
+
+    def look(self) -> Mapping[str, Any]:
+        """One run of the rollout job; what it shows."""
+        # What a recorder does every 15 s.
+        self._shipper.turn(everything=True)
+        result = self._job.execute_in_process(instance=self._instance)
+        (event,) = result.asset_materializations_for_node("fraud__rollout")
+        return event.metadata
+
+    def looks_until(self, state: str, *, seconds: float = 60) -> list[Mapping[str, Any]]:
+        """Look until the rollout is in that state; all that was shown."""
+        shown: list[Mapping[str, Any]] = []
+
+        def there() -> bool:
+            shown.append(self.look())
+            return bool(shown[-1]["state"].value == state)
+
+        eventually(there, what=f"{state}: {[s['note'].value for s in shown]}", seconds=seconds)
+        return shown
+
+
+@pytest.fixture
+def platform(settings: Settings, instance: dg.DagsterInstance) -> Platform:
+    promote(settings, small_bundle("fraud-v1", seed=1))
+    publish_history(settings)
+    return Platform(settings, instance, open_traces(settings))
+
+
+def served_by(server: RunningServer, version: str) -> None:
+    eventually(lambda: server.versions() == {version}, what=f"{version} serves")
+
+
+def test_a_good_model_becomes_champion_and_a_bad_one_is_taken_back_under_load(
+    settings: Settings, platform: Platform
+) -> None:
+    good, bad = like_the_champion("fraud-v2"), like_the_champion("fraud-v3", shifted=6.0)
+    with running(settings, port=settings.port) as server, Load(server.url) as load:
+        challenge(settings, good, Entrant("shadow", 1.0))
+        platform.start("fraud-v2")
+        shown = platform.looks_until("champion")
+        moves = [look["title"].value for look in shown if look["moved"].value]
+        assert moves == ["gated", "shadow", "canary at 40%", "champion"]
+        served_by(server, "fraud-v2")
+        for look in shown:
+            if look["title"].value in ("canary at 40%", "champion") and look["moved"].value:
+                assert "data:image/png" in look["plot"].value
+                assert Path(look["evidence"].value).read_text().startswith("{")
+        assert load.answered["canary", "fraud-v2"] >= 100
+
+        # Forced into a canary, it is taken back.
+        challenge(settings, bad, Entrant("canary", 0.4))
+        platform.start("fraud-v3", shadow_seconds=0)
+        (*_, last) = platform.looks_until("rolled_back")
+        assert last["verdict"].value == "failed"
+        assert "flags" in last["reason"].value or "scores" in last["reason"].value
+        assert load.answered["canary", "fraud-v3"] > 0
+        eventually(
+            lambda: (
+                server.predict({"user_id": 5, "event_id": 17, "amount": 9.5})[0]["variant"]
+                == "champion"
+            ),
+            what="everybody is the champion's again",
+        )
+    assert load.failed == []
+    head = promotions(settings).require_current("fraud")
+    assert (head.model_version, head.challengers) == ("fraud-v2", ())
+    assert "failed" in head.reason
+    assert "evidence rollouts/fraud/evidence/" in head.reason
+
+
+def test_without_a_server_and_traffic_a_canary_waits_and_is_never_failed(
+    settings: Settings, platform: Platform
+) -> None:
+    challenge(settings, like_the_champion("fraud-v2"), Entrant("canary", 0.4))
+    platform.start("fraud-v2", shadow_seconds=0)
+    platform.looks_until("canary")
+    time.sleep(1.0)
+    look = platform.look()
+    assert (look["state"].value, look["verdict"].value) == ("canary", "inconclusive")
+    assert "did not tell its metrics" in look["note"].value
+    assert not look["moved"].value
+
+
+class Sensor:
+    """The rollout sensor, ticked by hand, with a clock of its own."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.ahead = 0.0
+        self.instance = instance
+        self.defs = build_defs(settings)
+        self._lake = LakeResource(uri=settings.lake)
+        found = rollout_defs(settings, clock=lambda: time.time() + self.ahead).sensors
+        (self.sensor,) = found or ()
+
+    def tick(self) -> list[dg.RunRequest]:
+        context = dg.build_sensor_context(
+            instance=self.instance, definitions=self.defs, resources={"lake": self._lake}
+        )
+        ticked = self.sensor.evaluate_tick(context)
+        self.skipped = str(ticked.skip_message)
+        return list(ticked.run_requests or ())
+
+    def start(self, request: dg.RunRequest) -> dg.DagsterRun:
+        job = self.defs.resolve_job_def(ROLLOUT)
+        return self.instance.create_run_for_job(
+            job, tags=request.tags, status=dg.DagsterRunStatus.STARTED
+        )
+
+    def end(self, run: dg.DagsterRun) -> None:
+        ended = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job_name=run.job_name)
+        self.instance.report_dagster_event(ended, run.run_id)
+
+
+@pytest.fixture
+def sensor(settings: Settings, instance: dg.DagsterInstance, platform: Platform) -> Sensor:
+    assert platform.rollouts.newest("fraud") is None
+    return Sensor(settings, instance)
+
+
+def test_it_belongs_to_the_platform_and_is_on(settings: Settings) -> None:
+    found = build_defs(settings).resolve_sensor_def("fraud_rollout")
+    assert found.default_status is dg.DefaultSensorStatus.RUNNING
+
+
+def test_a_rollout_is_looked_at_by_one_run_after_the_other(
+    settings: Settings, sensor: Sensor, platform: Platform
+) -> None:
+    assert sensor.tick() == []
+    assert sensor.skipped == "no rollout is on its way"
+    challenge(settings, like_the_champion("fraud-v2"), Entrant("shadow", 1.0))
+    platform.start("fraud-v2")
+    (request,) = sensor.tick()
+    assert request.tags[USE_CASE] == "fraud"
+    assert list(request.asset_selection or ()) == [rollout_key(FRAUD)]
+    run = sensor.start(request)
+    assert sensor.tick() == []
+    assert run.run_id in sensor.skipped
+    sensor.end(run)
+    assert sensor.tick() == []
+    assert "the next look is in" in sensor.skipped
+    sensor.ahead = 61
+    assert len(sensor.tick()) == 1
+    entry = platform.rollouts.newest("fraud")
+    assert entry is not None
+    platform.rollouts.decide(entry, "rejected", **WHO)
+    assert len(sensor.tick()) == 1, "decided, and to be carried out"
+    platform.rollouts.carry_out("fraud")
+    assert sensor.tick() == []
+    assert sensor.skipped == "no rollout is on its way"
+
+
+@pytest.mark.parametrize(
+    ("actor", "automatic", "expected"),
+    [
+        ("dagster run 17", True, ["candidate", "gated", "shadow"]),
+        ("dagster run 17", False, []),
+        ("ana@ibook.test", True, []),
+    ],
+    ids=["a run's", "not wanted", "a person's"],
+)
+def test_a_shadow_that_a_run_let_in_begins_its_rollout_where_that_is_wanted(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    actor: str,
+    automatic: bool,  # noqa: FBT001 - a parameter of the test
+    expected: list[str],
+) -> None:
+    wanted = settings.model_copy(update={"rollout_automatic": automatic})
+    champion = promote(settings, small_bundle("fraud-v1", seed=1))
+    shadow = published(settings, like_the_champion("fraud-v2"), champion)
+    draft = entering(champion, shadow, Entrant("shadow"), actor=actor, reason="the gate opened")
+    promotions(settings).challenge(draft, expected_parent=champion.sha256)
+    asked = Sensor(wanted, instance).tick()
+    assert len(asked) == (1 if expected else 0)
+    platform = Platform(wanted, instance, open_traces(settings))
+    for _ in range(3):
+        platform.look()
+    assert [entry.state for entry in platform.rollouts.history("fraud")] == expected
