@@ -213,15 +213,16 @@ def _plain_breach(counts: Counts, worst: float) -> Hits:
     )
     spread = np.sqrt(c[0] * (1 - c[0]) / c[1] + t[0] * (1 - t[0]) / t[1])
     gap = t[0] - c[0] - worst
-    breached: Hits = (spread > 0) & (gap >= -ndtri(0.05) * spread)
-    found: Hits = breached.any(axis=1)
+    breached = np.asarray((spread > 0) & (gap >= -ndtri(0.05) * spread), np.bool_)
+    found: Hits = np.asarray(breached.any(axis=1))
     return found
 
 
 def _breach(counts: Counts, worst: float, planned: int) -> Hits:
     control = (counts.control_events, np.maximum(counts.control_users, 1))
     treatment = (counts.treatment_events, np.maximum(counts.treatment_users, 1))
-    found: Hits = surely_above(control, treatment, worst, planned=planned, alpha=0.10).any(axis=1)
+    above = surely_above(control, treatment, worst, planned=planned, alpha=0.10)
+    found: Hits = np.asarray(above.any(axis=1))
     return found
 
 
