@@ -14,12 +14,13 @@ from dagster._core.storage.tags import WILL_RETRY_TAG
 from ibook_assets.core.alerts import Alert, Kind, Severity, Status, Value, runbook_url
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.monitoring.episodes import Episode, EpisodeCursor, Observation
+from ibook_assets.core.monitoring.signals import SIGNALS
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.use_cases import UseCase
-from ibook_assets.defs.monitoring import drift_key
 from ibook_assets.defs.partitions import SIMULATION
 from ibook_assets.defs.raw import NOTHING_QUARANTINED
-from ibook_assets.defs.retraining import TRAINING_JOB, observations
+from ibook_assets.defs.retraining import TRAINING_JOB, all_observations
+from ibook_assets.defs.signals import check_name
 from ibook_assets.stores.artefacts import load_artefact
 from ibook_assets.stores.blobs import Blobs
 
@@ -30,6 +31,9 @@ MAX_AGE: Final = timedelta(days=7)
 
 _WARNED: Final = frozenset({NOTHING_QUARANTINED})
 """Checks that warn and of which somebody should know nevertheless: rows were refused."""
+
+_OF_NOW: Final = frozenset(check_name(name) for name in SIGNALS)
+"""Checks of how things stand, which the next day's settle; others are about the rows of a day."""
 
 _DAY_TAG: Final = "dagster/partition"
 _FIRST_DAY_TAG: Final = "dagster/asset_partition_range_start"
@@ -127,8 +131,9 @@ class Alerts:
     def _checks(self, instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[Alert]:
         """What the asset checks of `run` say.
 
-        A failed one fires when its severity is ERROR or rows were refused, a passed one resolves
-        the failure of the same days. Scenarios of the simulator are judged, not watched.
+        A failed one fires when its severity is ERROR or rows were refused. A passed one resolves
+        the failure of the same days, or of any where it is about how things stand. Scenarios of
+        the simulator are judged, not watched.
         """
         found = instance.get_records_for_run(
             run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
@@ -149,7 +154,8 @@ class Alerts:
     ) -> Alert | None:
         name, asset = evaluation.check_name, evaluation.asset_key.to_user_string()
         is_error = evaluation.severity is dg.AssetCheckSeverity.ERROR
-        if not is_error and name not in _WARNED:
+        # A check may warn or fail by what it found, so one that passed may resolve either.
+        if not (is_error or evaluation.passed or name in _WARNED):
             return None
         days = evaluation.partition or _days(run)
         where = f"{asset} ({days})" if days else asset
@@ -168,7 +174,7 @@ class Alerts:
                 "run_id": run.run_id,
                 **_plain(evaluation.metadata),
             },
-            key=_key(f"check/{asset}", name, days),
+            key=_key(f"check/{asset}", name, None if name in _OF_NOW else days),
             event=run.run_id,
             at=timestamp,
         )
@@ -183,7 +189,7 @@ class Alerts:
     ) -> tuple[EpisodeCursor, list[Alert]]:
         """The cursor after the drift records that are new, and what has opened or closed since."""
         cursor = before
-        for seen in observations(instance, drift_key(use_case), before.storage_id):
+        for seen in all_observations(instance, use_case, before.storage_id):
             cursor = cursor.after(seen)
         newest, old, new = cursor.newest, before.episode, cursor.episode
         # An episode is known by the event that opened it, whatever is learnt of it later.
@@ -195,8 +201,8 @@ class Alerts:
             alerts.append(self._drift(use_case, old, "resolved", over, newest, now=now))
         if new is not None:
             begun = (
-                f"The features of {use_case.name} have drifted from what its champion learnt from, "
-                f"first seen on {new.day}."
+                f"{use_case.name} has drifted from what its champion learnt, first seen on "
+                f"{new.day} by {', '.join(sorted(new.signals))}."
             )
             alerts.append(self._drift(use_case, new, "firing", begun, newest, now=now))
         return cursor, alerts
@@ -221,6 +227,7 @@ class Alerts:
                 "day": newest.day,
                 "score": newest.score,
                 "confirmed": newest.confirmed,
+                "signals": ", ".join(sorted(episode.signals)),
                 "champion": episode.champion_version,
             },
             key=f"{use_case.name}/drift/{episode.storage_id}",
@@ -349,4 +356,4 @@ def _why_over(episode: Episode, newest: Observation) -> str:
     if newest.champion_version != episode.champion_version:
         return f"another model serves: {newest.champion_version}"
     score = "" if newest.score is None else f", the score {newest.score:.2f}"
-    return f"on {newest.day} the verdict was stable{score}"
+    return f"on {newest.day} {newest.signal} was stable, as are the others{score}"

@@ -78,7 +78,7 @@ def _retraining(use_case: UseCase, settings: Settings, clock: Clock) -> dg.Senso
     )
     def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         cursor = EpisodeCursor.parse(context.cursor)
-        for seen in _all_observations(context.instance, use_case, cursor.storage_id):
+        for seen in all_observations(context.instance, use_case, cursor.storage_id):
             cursor = cursor.after(seen)
         step = _next_step(context.instance, cursor, use_case, settings, now=clock())
         return dg.SensorResult(
@@ -90,7 +90,7 @@ def _retraining(use_case: UseCase, settings: Settings, clock: Clock) -> dg.Senso
     return retraining
 
 
-def _all_observations(
+def all_observations(
     instance: dg.DagsterInstance, use_case: UseCase, after: int
 ) -> list[Observation]:
     """What all signals have said since the event `after`, in the order they said it."""

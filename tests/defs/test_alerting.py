@@ -10,16 +10,18 @@ import pytest
 from pydantic import SecretStr
 
 from ibook_assets.core.errors import ContractError
+from ibook_assets.core.monitoring.signals import SignalName
 from ibook_assets.core.rollout import entering, entrant, withdrawing
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.alerting import ALERTS, alert_sensors
-from ibook_assets.defs.monitoring import drift_key
+from ibook_assets.defs.monitoring import drift_key, signal_key
 from ibook_assets.defs.raw import NOTHING_QUARANTINED
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import TRAINING_JOB
 from ibook_assets.defs.schedules import DAILY_DATA
+from ibook_assets.defs.signals import check_name
 from ibook_assets.stores.alerting import AlertOutbox
 from tests.promotion_drafts import a_draft, stored_artefact
 from tests.services.receiver import Receiver, receiving
@@ -87,6 +89,19 @@ class Platform:
         }
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization(asset_key=drift_key(FRAUD), partition=day, metadata=metadata)
+        )
+
+    def signal(self, day: str, name: SignalName, *, state: str) -> None:
+        metadata: Mapping[str, Any] = {
+            "day": day,
+            "state": state,
+            "confirmed": state == "drifted",
+            "champion_version": "v1",
+            "new_days": 2,
+        }
+        key = signal_key(FRAUD, name)
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(asset_key=key, partition=day, metadata=metadata)
         )
 
     def run(self, job: str, *, well: bool, tags: Mapping[str, str] | None = None) -> str:
@@ -183,7 +198,10 @@ def test_a_drift_episode_is_told_when_it_opens_and_when_it_closes(
     assert opened["dedup_key"] == closed["dedup_key"]
     assert opened["evidence"]["score"] == 0.45
     assert opened["runbook_url"] == "docs/runbooks.md#drift"
-    assert "on 2026-03-03 the verdict was stable, the score 0.10" in closed["summary"]
+    assert (
+        "on 2026-03-03 feature_drift was stable, as are the others, the score 0.10"
+        in closed["summary"]
+    )
     assert platform.outbox.open_alerts() == []
 
 
@@ -199,6 +217,31 @@ def test_a_drift_that_the_next_champion_has_too_is_told_anew(
     assert told.keys() == {"firing", "resolved"}
     assert "another model serves: v2" in told["resolved"]["summary"]
     assert told["resolved"]["dedup_key"] == first["dedup_key"] != told["firing"]["dedup_key"]
+
+
+def test_a_signal_that_joins_an_episode_is_no_second_alert(
+    platform: Platform, receiver: Receiver
+) -> None:
+    platform.signal("2026-03-01", "performance", state="drifted")
+    platform.ticks()
+    platform.drift("2026-03-01", 0.45)
+    platform.signal("2026-03-02", "performance", state="stable")
+    platform.ticks()
+    (opened,) = receiver.bodies
+    assert opened["evidence"]["signals"] == "performance"
+    platform.drift("2026-03-02", 0.1)
+    platform.ticks()
+    assert receiver.statuses == ["firing", "resolved"]
+
+
+def test_a_signals_check_is_settled_by_the_next_day(platform: Platform, receiver: Receiver) -> None:
+    asset, name = dg.AssetKey(["fraud", "score_drift"]), check_name("score_drift")
+    platform.check("2026-03-01", passed=False, asset=asset, name=name)
+    # It only fails as an error once it is confirmed: what passes is a warning that did not come.
+    warning = dg.AssetCheckSeverity.WARN
+    platform.check("2026-03-02", passed=True, asset=asset, name=name, severity=warning)
+    platform.ticks()
+    assert receiver.statuses == ["firing", "resolved"]
 
 
 def test_failed_runs_of_a_job_are_one_alert_until_one_succeeds(
