@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
@@ -18,8 +20,9 @@ from ibook_assets.core.fact_rules import (
 from ibook_assets.core.features.catalog import view
 from ibook_assets.core.features.engine import compute_view
 from ibook_assets.core.monitoring import DriftDecision, Values, Windows, drift_of
+from ibook_assets.core.monitoring.columns import Ints
 from ibook_assets.core.monitoring.feature_columns import feature_columns
-from ibook_assets.core.times import DAY_US
+from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_assets.core.use_cases import FRAUD
 from ibook_sim.drift import Drift, DriftedWorld
 from ibook_sim.world import DayTables, World, WorldConfig
@@ -45,54 +48,75 @@ def undrifted(seed: int, number: int) -> DayTables:
     return world(seed).day(world(seed).config.start_date + timedelta(days=number))
 
 
-class Features:
-    """Features of every order of `days` days, of which those from `drifts_on` on have drifted."""
+@dataclass(frozen=True)
+class Rows:
+    """Features of every order of some days."""
 
-    def __init__(
-        self, seed: int, *, days: int, drift: Drift | None = None, drifts_on: int = 10_000
-    ) -> None:
+    columns: dict[str, Values]
+    day: Ints
+
+
+KINDS = feature_columns(FRAUD.features, reference_days=REFERENCE).kinds
+
+
+def rows_of(config: WorldConfig, raw: Sequence[DayTables], first: int, asked: int) -> Rows:
+    """Features of the orders from day `asked` on, out of the days `first` on that `raw` has."""
+    last = first + len(raw)
+    events = world(config.seed).catalogue(config.start_date + timedelta(days=last)).events
+    orders = pa.concat_tables(
+        build_transactions(day.transactions, earlier_ids=NOTHING_EARLIER, events=events).table
+        for day in raw
+    )
+    known = orders.select(list(ORDER_COLUMNS))
+    sources: dict[str, pa.Table | None] = {
+        "transactions": orders,
+        "views": pa.concat_tables(build_views(day.views).table for day in raw),
+        "refunds": pa.concat_tables(
+            build_refunds(day.refunds, earlier_ids=NOTHING_EARLIER, orders=known).table
+            for day in raw
+        ),
+        "outcomes": pa.concat_tables(
+            build_outcomes(day.outcomes, orders=known).table for day in raw
+        ),
+    }
+    start_us = day_start_us(config.start_date)
+    day = orders["known_ts"].to_numpy() // DAY_US - start_us // DAY_US
+    queries = orders.filter(pa.array(day >= asked))
+    columns: dict[str, Values] = {}
+    for name in dict.fromkeys(feature.partition(":")[0] for feature in KINDS):
+        table = compute_view(view(name), sources, queries)
+        for column in table.column_names:
+            if f"{name}:{column}" in KINDS:
+                columns[f"{name}:{column}"] = table[column].to_numpy()
+    return Rows(columns, np.asarray(day[day >= asked], dtype=np.int64))
+
+
+@lru_cache(maxsize=2)
+def reference(seed: int) -> Rows:
+    """The reference days of an undrifted world: the same for whatever comes after them."""
+    raw = [undrifted(seed, number) for number in range(FIRST_JUDGED)]
+    return rows_of(small_world(seed), raw, 0, WARM_UP)
+
+
+class Features:
+    """Features of `days` days after the reference, each drifted as `drift` says."""
+
+    def __init__(self, seed: int, *, days: int, drift: Drift | None = None) -> None:
         config = small_world(seed)
         drifted = DriftedWorld(config, drift or Drift(level=0.0))
-        raw = [
-            undrifted(seed, n)
-            if n < drifts_on
-            else drifted.day(config.start_date + timedelta(days=n))
-            for n in range(days)
+        before = [undrifted(seed, n) for n in range(FIRST_JUDGED - WARM_UP, FIRST_JUDGED)]
+        raw = before + [
+            drifted.day(config.start_date + timedelta(days=FIRST_JUDGED + n)) for n in range(days)
         ]
-        events = world(seed).catalogue(config.start_date + timedelta(days=days)).events
-        orders = pa.concat_tables(
-            build_transactions(day.transactions, earlier_ids=NOTHING_EARLIER, events=events).table
-            for day in raw
-        )
-        known = orders.select(list(ORDER_COLUMNS))
-        sources: dict[str, pa.Table | None] = {
-            "transactions": orders,
-            "views": pa.concat_tables(build_views(day.views).table for day in raw),
-            "refunds": pa.concat_tables(
-                build_refunds(day.refunds, earlier_ids=NOTHING_EARLIER, orders=known).table
-                for day in raw
-            ),
-            "outcomes": pa.concat_tables(
-                build_outcomes(day.outcomes, orders=known).table for day in raw
-            ),
-        }
-        self.kinds = feature_columns(FRAUD.features, reference_days=REFERENCE).kinds
-        self.columns: dict[str, Values] = {}
-        for name in dict.fromkeys(feature.partition(":")[0] for feature in self.kinds):
-            table = compute_view(view(name), sources, orders)
-            for column in table.column_names:
-                if f"{name}:{column}" in self.kinds:
-                    self.columns[f"{name}:{column}"] = table[column].to_numpy()
-        times = orders["known_ts"].to_numpy()
-        self.day = np.asarray(times // DAY_US - times.min() // DAY_US, dtype=np.int64)
+        self._reference = reference(seed)
+        self._now = rows_of(config, raw, FIRST_JUDGED - WARM_UP, FIRST_JUDGED)
 
     def judged(self, number: int) -> DriftDecision:
-        """Day `number` against the reference days."""
-        before = (self.day >= WARM_UP) & (self.day < FIRST_JUDGED)
-        now = self.day == number
+        """The day `number` days after the reference against it."""
+        now = self._now.day == FIRST_JUDGED + number
         return drift_of(
-            {name: values[before] for name, values in self.columns.items()},
-            {name: values[now] for name, values in self.columns.items()},
-            self.kinds,
-            windows=Windows(self.day[before], self.day[now]),
+            self._reference.columns,
+            {name: values[now] for name, values in self._now.columns.items()},
+            KINDS,
+            windows=Windows(self._reference.day, self._now.day[now]),
         )

@@ -9,7 +9,7 @@ from ibook_assets.core.monitoring.decision import persists
 from ibook_assets.core.monitoring.episodes import EpisodeCursor, Observation
 from ibook_assets.core.monitoring.record import PERSISTENCE
 from ibook_sim.drift import Drift
-from tests.sim.drifting import FIRST_JUDGED, Features
+from tests.sim.drifting import Features
 
 CALM_DAYS = 6
 
@@ -36,15 +36,14 @@ def episode_of(decisions: Iterable[DriftDecision]) -> int | None:
 
 @pytest.mark.parametrize("seed", [3, 5])
 def test_an_undrifted_world_never_fires(seed: int) -> None:
-    calm = Features(seed, days=FIRST_JUDGED + CALM_DAYS)
-    assert episode_of(calm.judged(FIRST_JUDGED + n) for n in range(CALM_DAYS)) is None
+    calm = Features(seed, days=CALM_DAYS)
+    assert episode_of(calm.judged(n) for n in range(CALM_DAYS)) is None
 
 
 @pytest.mark.parametrize("level", [0.5, 0.7, 1.0])
 def test_a_world_drifted_by_half_or_more_fires_as_soon_as_it_persists(level: float) -> None:
-    days = FIRST_JUDGED + PERSISTENCE
-    drifted = Features(3, days=days, drift=Drift(level=level), drifts_on=FIRST_JUDGED)
-    decisions = [drifted.judged(FIRST_JUDGED + n) for n in range(PERSISTENCE)]
+    drifted = Features(3, days=PERSISTENCE, drift=Drift(level=level))
+    decisions = [drifted.judged(n) for n in range(PERSISTENCE)]
     assert episode_of(decisions) == PERSISTENCE - 1
     # The prices of orders are what has drifted most, and the evidence says so.
     assert {d.columns[0].name for d in decisions} == {"order_context:amount_to_list_price"}
