@@ -74,6 +74,8 @@ def test_shipped_and_landed_answers_count_once(settings: Settings) -> None:
     start(settings, AA.id)
     first = served("a", user_id=1, experiment=AA.id)
     second = served("b", user_id=2, experiment=AA.id, variant="treatment", decision="review")
+    # A recorder that is killed may ship a batch again.
+    ship(settings, first, second)
     ship(settings, first, second)
     lake = Lake(open_blobs(settings.lake))
     day = STARTED.date().isoformat()
@@ -86,6 +88,7 @@ def test_shipped_and_landed_answers_count_once(settings: Settings) -> None:
         ("control", 1, 0),
         ("treatment", 1, 1),
     ]
+    assert [arm.answers for arm in found.arms] == [1, 1]
     alone = ExperimentReader(lake.blobs, landed_only=True)
     told = alone.summary(AA, window_hours=24, now_us=now_us)
     assert [arm.users for arm in told.arms] == [1, 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,14 +124,13 @@ class Units:
 
 
 def answers_of(rows: pa.Table, experiment: Experiment, run: Run) -> Answers:
-    """The experiment's answers among `rows`, which have ANSWER_COLUMNS; repeated ones once."""
+    """The experiment's answers among `rows`, which have ANSWER_COLUMNS, each once."""
     mine = rows.filter(
         (pc.field("experiment") == experiment.id)
         & (pc.field("use_case") == experiment.use_case)
         & pc.field("served")
     )
     mine = mine.sort_by([("known_ts", "ascending"), ("request_id", "ascending")])
-    mine = mine.take(_first_of_each(mine, PREDICTIONS.key))
     return Answers(
         user_id=integers(mine["user_id"], null=-1),
         known_ts=integers(mine["known_ts"], null=0),
@@ -284,14 +283,11 @@ def _pairs(mine: Ints, theirs: Ints) -> tuple[Ints, Ints]:
     return order[first[row] + within], row
 
 
-def _first_of_each(rows: pa.Table, key: Sequence[str]) -> Ints:
-    at = rows.select(list(key)).append_column("at", pa.array(np.arange(rows.num_rows)))
-    first = at.group_by(list(key), use_threads=False).aggregate([("at", "min")])["at_min"]
-    return np.sort(integers(first, null=0))
-
-
 def _codes(mine: Array, theirs: Array) -> tuple[Ints, Ints]:
     """Texts as numbers, equal ones alike; null as -1."""
+    if theirs.null_count == len(theirs):
+        # Nothing to find: most experiments have far more answers than outcomes.
+        return np.full(len(mine), -1), np.full(len(theirs), -1)
     encoded = pa.concat_arrays([mine, theirs]).dictionary_encode()
     codes = integers(encoded.indices, null=-1)
     return codes[: len(mine)], codes[len(mine) :]

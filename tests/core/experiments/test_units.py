@@ -84,9 +84,10 @@ def test_what_is_not_the_experiments_does_not_count() -> None:
     assert found.user_id.tolist() == [1]
 
 
-def test_a_repeated_trace_is_one_answer_and_one_exposure() -> None:
-    again = answer("a", user_id=1, decision="review")
-    found = counted(rows(again, again, answer("a", user_id=1, known_ts=STARTED_US + 9)))
+def test_a_request_id_used_twice_is_two_answers_and_one_exposure() -> None:
+    first = answer("a", user_id=1, decision="review")
+    found = counted(rows(first, answer("a", user_id=1, known_ts=STARTED_US + 9)))
+    assert found.user_id.tolist() == [1]
     assert found.answers.tolist() == [2]
     assert found.events["review_rate"].tolist() == [1]
 
