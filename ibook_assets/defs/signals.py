@@ -9,9 +9,10 @@ import dagster as dg
 from ibook_assets.core.monitoring.signals import SIGNALS, Signal, SignalName, SignalRecord
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.settings import Settings
+from ibook_assets.core.tables import PREDICTIONS
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.defs.metadata import daily_plot
-from ibook_assets.defs.partitions import ML_PLATFORM, daily
+from ibook_assets.defs.partitions import ML_PLATFORM, RAW, daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
 from ibook_assets.stores.lake import Lake
@@ -59,12 +60,14 @@ def signal_asset(
     """The asset of one signal: record, check, plot, history."""
     spec = SIGNALS[name]
     facts = [["facts", "transactions"], ["facts", "outcomes"]] if name in _BY_LABELS else []
+    answered = [[RAW, PREDICTIONS.name]] if name == "performance" else []
 
     @dg.asset(
         key=key,
         deps=[
             [use_case.name, "training_set"],
             *facts,
+            *answered,
             *(["features", view] for view in use_case.views if name != "fraud_rate"),
         ],
         group_name=group,

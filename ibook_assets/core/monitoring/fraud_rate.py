@@ -2,7 +2,8 @@
 
 Frauds come in attacks, so their count varies more than a coin's: a day's rate has a variance of
 its own, and days resemble their neighbours. Both are taken from the history of matured days, and a
-week's count then follows a beta-binomial law of that variance.
+week's count then follows a beta-binomial law of that variance. As for column drift, the band is cut
+for a smaller rate than the stated one: the judged week comes later than those it rests on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ibook_assets.core.monitoring.calibration import CAUTION
 from ibook_assets.core.monitoring.columns import Floats
 from ibook_assets.core.monitoring.decision import FALSE_ALARM_RATE
 from ibook_assets.core.monitoring.signals import Signal
@@ -24,11 +26,7 @@ MIN_REFERENCE_DAYS: Final = 28
 MIN_EXPECTED_FRAUDS: Final = 20
 """Frauds the history expects of the window; with fewer a band says nothing."""
 
-CAUTION: Final = 4
-"""The band is cut for a rate this many times smaller than the stated one: the week that is judged
-comes later, when other events are on sale, than the weeks that say how much a week varies."""
-
-_DRAWS: Final = 200_000
+_DRAWS: Final = 50_000
 
 
 class RateDay(BaseModel):
