@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from ibook_assets.cli.console import console, explains_errors, print_json, settings
 from ibook_assets.cli.promotions import Actor, AsJson, Reason, UseCaseName
-from ibook_assets.core.analysis.findings import Analysis, shown
 from ibook_assets.core.rollout_log import RolloutEntry, Standing, following
 from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.use_cases import use_case_named
@@ -18,6 +17,9 @@ from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import utc_now
 from ibook_assets.stores.rollouts import Rollouts, active_rollout
+
+if TYPE_CHECKING:
+    from ibook_assets.core.analysis.findings import Analysis
 
 rollout = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -189,6 +191,8 @@ def _show(standing: Standing, entries: list[RolloutEntry], analysis: Analysis | 
 
 
 def _findings(analysis: Analysis) -> Table:
+    from ibook_assets.core.analysis.findings import shown
+
     rows = shown(analysis.findings)
     table = Table(*rows[0])
     for row in rows:
