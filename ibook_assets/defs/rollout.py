@@ -80,15 +80,19 @@ def _rollout(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
     def rollout(
         context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
     ) -> dg.MaterializeResult[None]:
+        from ibook_assets.core.model_card_page import card_page
+        from ibook_assets.training.cards import write_card
         from ibook_assets.training.rollout import RUN_ACTOR, Watcher
 
         actor = f"{RUN_ACTOR}{context.run.run_id}"
         commit = live_run_check(context)
         watcher = Watcher(lake.tables, use_case, settings, actor=actor, precommit=commit)
         looked = watcher.look()
+        metadata = _told(looked, Rollouts(lake.blobs))
         if looked.moved and looked.standing is not None and looked.standing.state == "champion":
             _mirror(context, tracking, lake.promotions, use_case)
-        metadata = _told(looked, Rollouts(lake.blobs))
+            card = write_card(lake.blobs, use_case, looked.standing.entry.version)
+            metadata["card"] = dg.MetadataValue.md(card_page(card).decode())
         if looked.standing is None:
             return dg.MaterializeResult(metadata=metadata)
         version = dg.DataVersion(looked.standing.entry.sha256)

@@ -71,18 +71,22 @@ def write_card(blobs: Blobs, use_case: UseCase, version: str) -> ModelCard:
 def read_card(blobs: Blobs, use_case: UseCase, version: str | None = None) -> ModelCard:
     """The kept card of a promoted version, the champion's without one.
 
-    A model that was promoted by other ways than ours gets its card now. Raises as `write_card`.
+    A model that has been given another place since, or has no card, gets its card now. Raises as
+    `write_card`.
     """
     log = PromotionLog(blobs)
     chosen = version or log.require_current(use_case.name).model_version
-    key = card_key(use_case.name, _promoted(log, use_case, chosen)[0].model_version, suffix="json")
+    model, entered = _promoted(log, use_case, chosen)
+    key = card_key(use_case.name, model.model_version, suffix="json")
     try:
-        return ModelCard.model_validate_json(blobs.get(key))
+        card = ModelCard.model_validate_json(blobs.get(key))
     except NotFoundError:
         return write_card(blobs, use_case, chosen)
     except ValidationError as error:
         msg = f"{blobs.location(key)} is no model card of this release ({error}); remove it"
         raise ContractError(msg) from error
+    is_newest = card.provenance.record_sha256 == entered[-1].sha256
+    return card if is_newest else write_card(blobs, use_case, chosen)
 
 
 def collect_card(blobs: Blobs, use_case: UseCase, version: str) -> ModelCard:
