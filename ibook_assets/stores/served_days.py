@@ -61,19 +61,22 @@ class ServedDays:
         """
         names = list(columns or self._spec.column_names)
         landed = self.landed()
-        parts = [self._spec.schema.empty_table().select(names)]
-        days = [day for day in landed if of_day(day)]
-        if days:
-            parts.append(
-                self._lake.read(
-                    self.landed_table, days, columns=names, filters=wanted, spec=self._spec
-                )
-            )
         files = [] if landed_only else self._unlanded(landed)
-        for day in filter(of_day, _days(files, landed)):
+        growing = [day for day in _days(files, landed) if of_day(day)]
+        settled = [day for day in landed if of_day(day) and day not in growing]
+        parts = [self._landed(settled, names, wanted)]
+        for day in growing:
             rows, _ = self._files.day(self._topic, self._spec, date.fromisoformat(day), among=files)
-            parts.append((rows if wanted is None else rows.filter(wanted)).select(names))
-        return self._once(pa.concat_tables(parts))
+            shipped = (rows if wanted is None else rows.filter(wanted)).select(names)
+            before = self._landed([day] if day in landed else [], names, wanted)
+            parts.append(self._once(pa.concat_tables([before, shipped])))
+        return pa.concat_tables(parts).sort_by("known_ts")
+
+    def _landed(self, days: Sequence[str], names: Sequence[str], wanted: Column | None) -> pa.Table:
+        """The rows of landed days; landing has left repetitions out."""
+        return self._lake.read(
+            self.landed_table, days, columns=names, filters=wanted, spec=self._spec
+        )
 
     def _unlanded(self, landed: Sequence[str]) -> list[LogFile]:
         """The log's files from the newest landed day on, which may have got more since."""
@@ -81,11 +84,11 @@ class ServedDays:
         return self._files.latest(self._topic, from_us=day_start_us(newest))
 
     def _once(self, rows: pa.Table) -> pa.Table:
-        """`rows` in the order of their time, repetitions of a key left out."""
+        """`rows` without repetitions of a key."""
         keys = list(self._spec.key)
         at = rows.select(keys).append_column("at", pa.array(range(rows.num_rows), pa.int64()))
         first = at.group_by(keys, use_threads=False).aggregate([("at", "min")])["at_min"]
-        return rows.take(first.combine_chunks()).sort_by("known_ts")
+        return rows.take(first.combine_chunks())
 
 
 def _days(files: Iterable[LogFile], landed: Sequence[str]) -> list[str]:
