@@ -19,7 +19,6 @@ from ibook_assets.core.experiments.proportions import (
     clustered_ratio,
     compare,
     normal_quantile,
-    z_score,
 )
 from ibook_assets.core.experiments.sample_ratio import sample_ratio
 from ibook_assets.core.experiments.sequential import boundary
@@ -47,9 +46,11 @@ def moment(at_us: int) -> str:
 def counts_of(units: Units, metric: str) -> tuple[Counts, Counts]:
     """Users and events of control and treatment."""
     event = units.events[metric] > 0
-    return tuple(  # type: ignore[return-value] # two of them
-        Counts(int((event & arm).sum()), int(arm.sum())) for arm in (~units.treated, units.treated)
-    )
+    return _counted(event, ~units.treated), _counted(event, units.treated)
+
+
+def _counted(event: Mask, arm: Mask) -> Counts:
+    return Counts(int((event & arm).sum()), int(arm.sum()))
 
 
 def fixed_horizon(units: Units, metric: str) -> FixedHorizon:
@@ -152,18 +153,17 @@ def _look(
 ) -> Look:
     control, treatment = counts
     found = compare(control, treatment, critical=bound)
-    z = z_score(control, treatment)
     return Look(
         number=number,
         users=users,
         at=moment(at_us),
-        z=0.0 if math.isnan(z) else z,
+        z=_number(found.z) or 0.0,
         bound=bound,
         alpha_spent=spent,
         difference=_number(found.difference) or 0.0,
         low=-1.0 if math.isnan(found.low) else found.low,
         high=1.0 if math.isnan(found.high) else found.high,
-        crossed=abs(z) >= bound,
+        crossed=abs(found.z) >= bound,
     )
 
 
