@@ -17,6 +17,7 @@ PARTS: Final = (
     "streaming",
     "serving",
     "experiments",
+    "drift",
     "features",
 )
 _OPTIONS: Final = {"features": ("--rows", "1000000", "10000000")}
