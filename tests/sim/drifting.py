@@ -59,10 +59,10 @@ class Rows:
 KINDS = feature_columns(FRAUD.features, reference_days=REFERENCE).kinds
 
 
-def rows_of(config: WorldConfig, raw: Sequence[DayTables], first: int, asked: int) -> Rows:
-    """Features of the orders from day `asked` on, out of the days `first` on that `raw` has."""
-    last = first + len(raw)
-    events = world(config.seed).catalogue(config.start_date + timedelta(days=last)).events
+def rows_of(config: WorldConfig, raw: Sequence[DayTables], asked: int) -> Rows:
+    """Features of the orders from day `asked` on, out of the world's first days."""
+    until = config.start_date + timedelta(days=len(raw))
+    events = world(config.seed).catalogue(until).events
     orders = pa.concat_tables(
         build_transactions(day.transactions, earlier_ids=NOTHING_EARLIER, events=events).table
         for day in raw
@@ -95,7 +95,7 @@ def rows_of(config: WorldConfig, raw: Sequence[DayTables], first: int, asked: in
 def reference(seed: int) -> Rows:
     """The reference days of an undrifted world: the same for whatever comes after them."""
     raw = [undrifted(seed, number) for number in range(FIRST_JUDGED)]
-    return rows_of(small_world(seed), raw, 0, WARM_UP)
+    return rows_of(small_world(seed), raw, WARM_UP)
 
 
 class Features:
@@ -104,12 +104,13 @@ class Features:
     def __init__(self, seed: int, *, days: int, drift: Drift | None = None) -> None:
         config = small_world(seed)
         drifted = DriftedWorld(config, drift or Drift(level=0.0))
-        before = [undrifted(seed, n) for n in range(FIRST_JUDGED - WARM_UP, FIRST_JUDGED)]
+        # From the world's first day on: a refund is its buyer's only if the order is known.
+        before = [undrifted(seed, n) for n in range(FIRST_JUDGED)]
         raw = before + [
             drifted.day(config.start_date + timedelta(days=FIRST_JUDGED + n)) for n in range(days)
         ]
         self._reference = reference(seed)
-        self._now = rows_of(config, raw, FIRST_JUDGED - WARM_UP, FIRST_JUDGED)
+        self._now = rows_of(config, raw, FIRST_JUDGED)
 
     def judged(self, number: int) -> DriftDecision:
         """The day `number` days after the reference against it."""
