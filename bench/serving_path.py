@@ -26,7 +26,7 @@ from ibook_assets.stores.artefacts import load_artefact
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.online import RowsOnly, open_live
 from ibook_assets.stores.promotions import PromotionLog
-from ibook_serving.decode import PREDICT, decode_body, order_row
+from ibook_serving.http.decode import PREDICT, decode_body, order_row
 
 REPORT: Final = Path("reports/bench/serving_path.json")
 BATCHES: Final = (1, 4, 16)

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
 from ibook_serving.api import Readiness
-from ibook_serving.binding import check_binding
 from ibook_serving.logs import configure_logging
-from ibook_serving.metrics import prepare_metrics
+from ibook_serving.processes.binding import check_binding
+from ibook_serving.telemetry.metrics import prepare_metrics
 
 _EXAMPLE: Final = '{"requests":[{"user_id":1042,"event_id":17,"amount":120.5}]}'
 

@@ -6,24 +6,24 @@ from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.blobs import open_blobs
-from ibook_serving.admin import AdminEndpoints
-from ibook_serving.binding import check_binding
-from ibook_serving.evidence import EvidenceReader
-from ibook_serving.experiments import ExperimentSummaries
-from ibook_serving.following import Follower
-from ibook_serving.history import open_history
-from ibook_serving.lookup import Lookup
-from ibook_serving.metrics import Metrics
-from ibook_serving.outcomes import Outcomes
+from ibook_serving.admin.endpoints import AdminEndpoints
+from ibook_serving.admin.switching import Switcher
+from ibook_serving.experiments.endpoints import ExperimentSummaries
 from ibook_serving.page.routes import Page
-from ibook_serving.ports import Deployment, NoRecorder, Recorder
-from ibook_serving.published import PublishedModels
-from ibook_serving.recording import trace_recorder
-from ibook_serving.server import ScoringServer
-from ibook_serving.service import ScoringService
-from ibook_serving.spans import Spans
-from ibook_serving.status import StatusBoard
-from ibook_serving.switching import Switcher
+from ibook_serving.processes.binding import check_binding
+from ibook_serving.processes.server import ScoringServer
+from ibook_serving.provenance.lookup import Lookup
+from ibook_serving.provenance.outcomes import Outcomes
+from ibook_serving.provenance.recording import trace_recorder
+from ibook_serving.scoring.following import Follower
+from ibook_serving.scoring.history import open_history
+from ibook_serving.scoring.ports import Deployment, NoRecorder, Recorder
+from ibook_serving.scoring.published import PublishedModels
+from ibook_serving.scoring.service import ScoringService
+from ibook_serving.status.endpoints import StatusBoard
+from ibook_serving.status.evidence import EvidenceReader
+from ibook_serving.telemetry.metrics import Metrics
+from ibook_serving.telemetry.spans import Spans
 
 
 def build_server(settings: Settings) -> ScoringServer:

@@ -20,7 +20,7 @@ import msgspec
 
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_serving.api import Explain, Order, Prediction, PredictRequest, PredictResponse, Readiness
-from ibook_serving.problems import PROBLEM_TYPE, ProblemDocument
+from ibook_serving.http.problems import PROBLEM_TYPE, ProblemDocument
 
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
 RETRIED_STATUSES: Final = frozenset({409, 429, 502, 503, 504})

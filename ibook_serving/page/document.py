@@ -5,12 +5,12 @@ from __future__ import annotations
 from html import escape
 from typing import Final
 
-from ibook_serving.evidence import Evidence
 from ibook_serving.page.evidence import evidence_section
 from ibook_serving.page.live import live_section, verdict_section
 from ibook_serving.page.lookup import lookup_section
 from ibook_serving.page.shown import moment
-from ibook_serving.status_api import Status
+from ibook_serving.status.api import Status
+from ibook_serving.status.evidence import Evidence
 
 FOLDER: Final = "/page"
 

@@ -9,10 +9,10 @@ from typing import Final
 from ibook_assets.core.monitoring.decision import ColumnDrift
 from ibook_assets.core.monitoring.record import DriftRecord
 from ibook_assets.core.promotion import GateRecord, GateRuleRecord, PromotionRecord
-from ibook_serving.evidence import Evidence
 from ibook_serving.page.shown import UNKNOWN, exact, gauge, percent
-from ibook_serving.status import COLUMNS_SHOWN, ROLLBACK, WITHDRAW
-from ibook_serving.status_api import Status
+from ibook_serving.status.api import Status
+from ibook_serving.status.endpoints import COLUMNS_SHOWN, ROLLBACK, WITHDRAW
+from ibook_serving.status.evidence import Evidence
 
 _STATES: Final = {
     "stable": ("well", "Stable"),

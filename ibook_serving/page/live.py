@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from ibook_serving.metrics import MIXED, NO_VARIANT
 from ibook_serving.page.shown import (
     UNKNOWN,
     age,
@@ -19,7 +18,8 @@ from ibook_serving.page.shown import (
     quantile,
     share,
 )
-from ibook_serving.status_api import Finding, LaneStatus, Status, VariantCount
+from ibook_serving.status.api import Finding, LaneStatus, Status, VariantCount
+from ibook_serving.telemetry.metrics import MIXED, NO_VARIANT
 
 _NOTHING: Final = VariantCount(
     variant="",

@@ -9,10 +9,10 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ibook_serving.http.routes import Endpoint, RouteSpec, TextAnswer
 from ibook_serving.page.document import FOLDER, document
 from ibook_serving.page.evidence import evidence_section
-from ibook_serving.routes import Endpoint, RouteSpec, TextAnswer
-from ibook_serving.status import StatusBoard
+from ibook_serving.status.endpoints import StatusBoard
 
 HTML: Final = "text/html; charset=utf-8"
 STATIC: Final = {

@@ -23,7 +23,7 @@ from ibook_assets.models.calibration import BetaCalibration
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.rollouts import Rollouts
 from ibook_assets.stores.traces import TraceStore, open_traces
-from ibook_serving.shipping import Shipper
+from ibook_serving.provenance.shipping import Shipper
 from tests.serving.harness import (
     RunningServer,
     challenge,

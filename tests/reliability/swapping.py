@@ -33,7 +33,7 @@ from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.online import OnlineSnapshot, current_snapshot_id, fetch_online_features
 from ibook_assets.stores.traces import open_traces
 from ibook_serving.api import Order
-from ibook_serving.decode import order_row
+from ibook_serving.http.decode import order_row
 from tests.reliability.asking import Client, Failed, Predicted
 from tests.serving.harness import (
     WHO,

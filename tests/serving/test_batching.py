@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibook_serving.batching import BATCH_ROWS, Batcher
-from ibook_serving.problems import ProblemError
+from ibook_serving.http.problems import ProblemError
+from ibook_serving.scoring.batching import BATCH_ROWS, Batcher
 
 Call = tuple[str, list[int]]
 

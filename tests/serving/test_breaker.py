@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ibook_serving.breaker import Breaker
+from ibook_serving.scoring.breaker import Breaker
 
 
 class Clock:

@@ -11,7 +11,7 @@ from ibook_assets.core.settings import Settings
 from ibook_serving import examples
 from ibook_serving.api import Order
 from ibook_serving.client import IDEMPOTENCY_HEADER, RequestRefusedError, ScoringClient
-from ibook_serving.problems import PROBLEM_TYPE, ProblemDocument
+from ibook_serving.http.problems import PROBLEM_TYPE, ProblemDocument
 from tests.serving.harness import RunningServer, free_port, running
 
 ORDERS = [Order(user_id=1042, event_id=17, amount=120.5), Order(user_id=7, event_id=1, amount=80)]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ibook_assets.core.ids import entity_id
 from ibook_assets.core.tables import CHANNELS, TIERS, TRANSACTIONS
-from ibook_serving.decode import PREDICT, Row, decode_body, order_row
-from ibook_serving.problems import ProblemError
+from ibook_serving.http.decode import PREDICT, Row, decode_body, order_row
+from ibook_serving.http.problems import ProblemError
 
 NOW_US = 1_772_000_000_000_000
 

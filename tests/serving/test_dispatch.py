@@ -13,9 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ibook_serving.api import Health
-from ibook_serving.dispatch import Dispatcher
-from ibook_serving.problems import ProblemError, answer_crash, answer_http_error, answer_problem
-from ibook_serving.routes import json_response
+from ibook_serving.http.problems import (
+    ProblemError,
+    answer_crash,
+    answer_http_error,
+    answer_problem,
+)
+from ibook_serving.http.routes import json_response
+from ibook_serving.processes.dispatch import Dispatcher
 
 
 async def scored(request: Request) -> Response:

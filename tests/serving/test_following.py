@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
-from ibook_serving.following import Follower, Publication
+from ibook_serving.scoring.following import Follower, Publication
 
 
 @dataclass

@@ -32,9 +32,9 @@ from ibook_assets.stores.online import (
 )
 from ibook_assets.stores.online.format import PROGRESS_KEY
 from ibook_assets.stores.online.redis_pipe import RedisPipe
-from ibook_serving.decode import PREDICT, Row, decode_body, order_row
-from ibook_serving.history import LIVE_STORE, OnlineHistory, PublishedHistory, open_history
-from ibook_serving.ports import Fetched
+from ibook_serving.http.decode import PREDICT, Row, decode_body, order_row
+from ibook_serving.scoring.history import LIVE_STORE, OnlineHistory, PublishedHistory, open_history
+from ibook_serving.scoring.ports import Fetched
 from tests.services.redis_server import RedisService
 from tests.serving.harness import ORDER, eventually, promote, running
 from tests.serving.history import AS_OF_US, fill_live, history_facts, later, orders, publish_history

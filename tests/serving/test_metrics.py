@@ -59,7 +59,8 @@ def test_requests_of_all_processes_add_up_and_survive_a_death(
         timed = {"route": "/predict", "model_variant": "champion"}
         assert metric(server, "ibook_request_duration_seconds_count", **timed) == 20
         assert metric(server, "ibook_lane_share", model_version=bundle.version) == 1
-        assert metric(server, "ibook_record_sequence") == 1
+        # The process furthest behind counts: one may have been loading until now.
+        eventually(lambda: metric(server, "ibook_record_sequence") == 1, what="both serve")
         assert metric(server, "ibook_feature_age_seconds") > 0
 
         os.kill(server.api_processes()[0], signal.SIGKILL)

@@ -11,13 +11,13 @@ from starlette.requests import Request
 
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
-from ibook_serving.decode import Row
-from ibook_serving.endpoints import Endpoints
-from ibook_serving.metrics import Metrics
-from ibook_serving.observing import observed
-from ibook_serving.problems import ProblemError
-from ibook_serving.service import ScoringService
-from ibook_serving.spans import Spans
+from ibook_serving.http.decode import Row
+from ibook_serving.http.endpoints import Endpoints
+from ibook_serving.http.observing import observed
+from ibook_serving.http.problems import ProblemError
+from ibook_serving.scoring.service import ScoringService
+from ibook_serving.telemetry.metrics import Metrics
+from ibook_serving.telemetry.spans import Spans
 
 ORDER = '{"user_id": 1, "event_id": 2, "amount": 3.5}'
 

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from ibook_serving.endpoints import read_body
-from ibook_serving.problems import ProblemError, answer_crash
-from ibook_serving.server import ScoringServer
+from ibook_serving.http.endpoints import read_body
+from ibook_serving.http.problems import ProblemError, answer_crash
+from ibook_serving.processes.server import ScoringServer
 
 
 def read(messages: Sequence[Message], *, limit: int = 100, seconds: float = 5.0) -> bytes:

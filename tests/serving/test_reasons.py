@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ibook_assets.core.errors import UnknownFeatureError
-from ibook_serving.reasons import TOP_REASONS, ReasonWriter
+from ibook_serving.scoring.reasons import TOP_REASONS, ReasonWriter
 
 SINCE = "Time since the last order of the card, NaN without one in 30d"
 NAMES = (

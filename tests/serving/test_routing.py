@@ -22,13 +22,13 @@ from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.online import OnlineSnapshot, current_snapshot_id, fetch_online_features
 from ibook_serving.api import Order, Prediction
-from ibook_serving.decode import order_row
-from ibook_serving.following import Follower, Publication
-from ibook_serving.history import open_history
-from ibook_serving.metrics import Metrics
-from ibook_serving.ports import Deployment, Lane, Model, NoRecorder, Served
-from ibook_serving.published import PublishedModels
-from ibook_serving.service import ScoringService
+from ibook_serving.http.decode import order_row
+from ibook_serving.scoring.following import Follower, Publication
+from ibook_serving.scoring.history import open_history
+from ibook_serving.scoring.ports import Deployment, Lane, Model, NoRecorder, Served
+from ibook_serving.scoring.published import PublishedModels
+from ibook_serving.scoring.service import ScoringService
+from ibook_serving.telemetry.metrics import Metrics
 from tests.serving.harness import (
     WHO,
     RunningServer,

@@ -19,7 +19,7 @@ from ibook_assets.stores.log import open_consumer, partitions_of
 from ibook_assets.stores.log_files import LogFiles
 from ibook_assets.stores.trace_archive import TraceArchive
 from ibook_assets.stores.traces import TraceStore, open_traces
-from ibook_serving.shipping import FIRST_OWN_PARTITION, Shipper, destination_of
+from ibook_serving.provenance.shipping import FIRST_OWN_PARTITION, Shipper, destination_of
 from tests.services.brokers import BrokerService, DevBrokerService
 from tests.serving.harness import eventually
 from tests.traces import KNOWN_US, a_trace

@@ -13,8 +13,8 @@ from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.online import OnlineStore, fetch_online_features
-from ibook_serving.decode import PREDICT, decode_body, order_row
-from ibook_serving.history import PublishedHistory
+from ibook_serving.http.decode import PREDICT, decode_body, order_row
+from ibook_serving.scoring.history import PublishedHistory
 from tests.serving.harness import RunningServer
 from tests.serving.history import AS_OF_US, orders, publish_history
 

@@ -19,11 +19,11 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.blobs import open_blobs
-from ibook_serving.counting import BOUNDS, counted
-from ibook_serving.evidence import PROMOTIONS_SHOWN, EvidenceReader
-from ibook_serving.metrics import LATENCY_BUCKETS
 from ibook_serving.page.shown import age, exact, milliseconds, money, percent, quantile
-from ibook_serving.refreshing import Refreshed
+from ibook_serving.status.counting import BOUNDS, counted
+from ibook_serving.status.evidence import PROMOTIONS_SHOWN, EvidenceReader
+from ibook_serving.status.refreshing import Refreshed
+from ibook_serving.telemetry.metrics import LATENCY_BUCKETS
 from tests.serving.damage import publish_damaged_model
 from tests.serving.harness import (
     ORDER,

@@ -9,14 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ibook_serving.heartbeat import Heartbeats
+from ibook_serving.processes.heartbeat import Heartbeats
 
 ROOT = Path(__file__).parents[2]
 
 DYING = """
 import os, sys
 from ibook_serving.logs import configure_logging
-from ibook_serving.supervisor import Supervisor
+from ibook_serving.processes.supervisor import Supervisor
 
 def die(index, ready):
     ready.send_bytes(b"begun")
@@ -34,7 +34,7 @@ sys.exit(f"stopped={stopped} reports={len(reports)}")
 DEAF = """
 import signal, sys, time
 from ibook_serving.logs import configure_logging
-from ibook_serving.supervisor import Supervisor
+from ibook_serving.processes.supervisor import Supervisor
 
 def ignore(index, ready):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -56,8 +56,8 @@ sys.exit(0 if stopped else 1)
 
 FROZEN = """
 import sys, time
-from ibook_serving import supervisor as supervising
-from ibook_serving.heartbeat import Heartbeats
+from ibook_serving.processes import supervisor as supervising
+from ibook_serving.processes.heartbeat import Heartbeats
 from ibook_serving.logs import configure_logging
 
 supervising.FROZEN_SECONDS, supervising.CHECK_SECONDS = 0.8, 0.02
@@ -135,7 +135,7 @@ def test_a_child_that_does_not_drain_is_killed() -> None:
 ATTENDED = """
 import os, signal, sys, time
 from ibook_serving.logs import configure_logging
-from ibook_serving.supervisor import ATTENDANT_STOP, Supervisor
+from ibook_serving.processes.supervisor import ATTENDANT_STOP, Supervisor
 
 def serve(index, ready):
     def drain(*_):

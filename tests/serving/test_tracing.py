@@ -29,10 +29,10 @@ from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.log_files import LogFiles
 from ibook_assets.stores.online import PUBLISHED_SNAPSHOT, Progress, open_live
 from ibook_assets.stores.traces import TraceStore, open_traces
-from ibook_serving.decode import PREDICT, decode_body, order_row
-from ibook_serving.ports import Fetched, Lane, LoadedModel, Served
-from ibook_serving.reasons import ReasonWriter
-from ibook_serving.recording import TraceRecorder
+from ibook_serving.http.decode import PREDICT, decode_body, order_row
+from ibook_serving.provenance.recording import TraceRecorder
+from ibook_serving.scoring.ports import Fetched, Lane, LoadedModel, Served
+from ibook_serving.scoring.reasons import ReasonWriter
 from tests.serving.harness import (
     ADMIN_KEY,
     ORDER,

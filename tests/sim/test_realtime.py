@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from ibook_assets.core.errors import ContractError
 from ibook_serving.api import PredictRequest
-from ibook_serving.decode import PREDICT, decode_body, order_row
+from ibook_serving.http.decode import PREDICT, decode_body, order_row
 from ibook_sim.chaos import Chaos, request_faults
 from ibook_sim.realtime.driving import closed_loop, open_loop, waiting_room
 from ibook_sim.realtime.histogram import RELATIVE_WIDTH, LatencyHistogram

@@ -1,0 +1,1 @@
+"""What operators ask of the server: which models there are, which of them serve."""

@@ -1,0 +1,1 @@
+"""The server's processes: one supervisor, the API processes it keeps alive, and how they listen."""

@@ -1,0 +1,1 @@
+"""Every prediction kept, shipped, and found again."""

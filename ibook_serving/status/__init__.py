@@ -1,0 +1,1 @@
+"""How the server stands: its numbers over all processes, and the evidence behind what it serves."""
