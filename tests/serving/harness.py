@@ -178,7 +178,7 @@ class RunningServer:
         """GET /readyz of one of the processes."""
         return dict(self.client.get("/readyz").json())
 
-    def asked_anew(self, field: str, *, times: int = 8) -> set[Any]:
+    def asked_anew(self, field: str, *, times: int = 16) -> set[Any]:
         """What `/readyz` says in `field` on as many new connections: any process may answer."""
         found = set()
         for _ in range(times):
