@@ -41,6 +41,12 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger(__name__)
 
 
+def on_attendant_stop(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Let `handler` answer ATTENDANT_STOP, in an attendant; at once if it was sent already."""
+    signal.signal(ATTENDANT_STOP, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {ATTENDANT_STOP})
+
+
 class Supervisor:
     """Forks `serve(index, ready)` in `processes` processes and looks after them.
 
@@ -69,7 +75,7 @@ class Supervisor:
             listeners: sockets to close when stopping.
             heartbeats: where children give signs of life; None: they need not.
             on_death: told the process id of a child that died.
-            attendant: what the attendant runs, until ATTENDANT_STOP; None: there is none.
+            attendant: what the attendant runs, until `on_attendant_stop`; None: there is none.
         """
         self._serve = serve
         self._drain_seconds = drain_seconds
@@ -124,13 +130,18 @@ class Supervisor:
         deadline = time.monotonic() + self._drain_seconds
         for child in self._children.values():
             _end(child, deadline, "API process did not drain in time")
-        # Last, for what the others have left to it.
-        if self._attendant is not None:
-            assert self._attendant.pid is not None
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._attendant.pid, ATTENDANT_STOP)
-            deadline = time.monotonic() + ATTENDANT_STOP_SECONDS
-            _end(self._attendant, deadline, "attendant did not finish in time")
+        if self._attend is not None:
+            self._let_attendant_finish()
+
+    def _let_attendant_finish(self) -> None:
+        """End the attendant, for what the children have left to it; a dead one's work too."""
+        attendant = self._attendant
+        if attendant is None or attendant.exitcode is not None:
+            attendant = self._fork_attendant()
+        assert attendant.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(attendant.pid, ATTENDANT_STOP)
+        _end(attendant, time.monotonic() + ATTENDANT_STOP_SECONDS, "attendant did not finish")
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -182,8 +193,15 @@ class Supervisor:
             _log.error("attendant died; starting another", extra=report)
             self._attendant, self._attend_at = None, now + ATTENDANT_PAUSE_SECONDS
         if self._attendant is None and now >= self._attend_at:
-            self._attendant = get_context("fork").Process(target=self._as_attendant)
-            self._attendant.start()
+            self._attendant = self._fork_attendant()
+
+    def _fork_attendant(self) -> ForkProcess:
+        attendant = get_context("fork").Process(target=self._as_attendant)
+        # It may be told to stop before it listens: that has to wait, not to kill it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {ATTENDANT_STOP})
+        attendant.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {ATTENDANT_STOP})
+        return attendant
 
     def _as_attendant(self) -> None:
         for stop in _STOP_SIGNALS:

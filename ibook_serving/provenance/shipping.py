@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import platform
-import signal
 import sys
 import threading
 import time
@@ -30,7 +29,7 @@ from ibook_assets.core.times import DAY_US
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.outbox import Outbox, Stored
 from ibook_assets.stores.traces import TraceStore, open_traces
-from ibook_serving.processes.supervisor import ATTENDANT_STOP
+from ibook_serving.processes.supervisor import on_attendant_stop
 
 NAME: Final = "ibook-recorder"
 """What process lists show."""
@@ -286,7 +285,7 @@ def ship(settings: Settings) -> None:
     def on_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    signal.signal(ATTENDANT_STOP, on_stop)
+    on_attendant_stop(on_stop)
 
     def watch() -> None:
         while not stop.wait(POLL_SECONDS):

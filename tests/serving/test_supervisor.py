@@ -135,7 +135,7 @@ def test_a_child_that_does_not_drain_is_killed() -> None:
 ATTENDED = """
 import os, signal, sys, time
 from ibook_serving.logs import configure_logging
-from ibook_serving.processes.supervisor import ATTENDANT_STOP, Supervisor
+from ibook_serving.processes.supervisor import Supervisor, on_attendant_stop
 
 def serve(index, ready):
     def drain(*_):
@@ -152,7 +152,7 @@ def attend():
     def finish(*_):
         sys.stdout.write("finished\\n")
         sys.exit(0)
-    signal.signal(ATTENDANT_STOP, finish)
+    on_attendant_stop(finish)
     while True:
         signal.pause()
 
@@ -186,3 +186,25 @@ def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children(
     assert process.returncode == 0, log
     assert output == "drained\nfinished\n"
     assert log.count("attendant died; starting another") == 3
+
+
+def test_what_a_dead_attendant_left_is_finished_before_the_end() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ATTENDED],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        _, pid = process.stdout.readline().split()
+        # The supervisor is stopped before it can start another.
+        process.send_signal(signal.SIGSTOP)
+        os.kill(int(pid), signal.SIGKILL)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        output, log = process.communicate(timeout=30)
+    assert process.returncode == 0, log
+    order = [line.split()[0] for line in output.splitlines()]
+    assert order[-2:] == ["attending", "finished"]
