@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     rollout_metrics_url: str | None = None
     """Metrics of the scoring server. Unset: `/metrics` of `host` and `port`."""
 
-    task_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    task_retries: Annotated[int, Field(ge=0, le=20)] = Field(
+        default=3, validation_alias=AliasChoices("IBOOK_TASK_RETRIES", "AIRFLOW_TASK_RETRIES")
+    )
     """Retries of a failed asset step; 0 fails immediately."""
     feature_engineering_retries: Annotated[int, Field(ge=0, le=20)] | None = Field(
         default=None,
@@ -129,6 +131,13 @@ class Settings(BaseSettings):
         ),
     )
     """Overrides `task_retries` for training, evaluation and promotion assets."""
+    ml_monitoring_retries: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "IBOOK_ML_MONITORING_RETRIES", "ML_MONITORING_PIPELINE_RETRIES"
+        ),
+    )
+    """Overrides `task_retries` for assets of drift and of experiments."""
 
     host: str = "127.0.0.1"
     """Address the scoring server binds to."""

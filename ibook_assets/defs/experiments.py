@@ -20,7 +20,7 @@ from ibook_assets.core.times import DAY_US, to_us
 from ibook_assets.defs.metadata import png, records, summary, table_schema
 from ibook_assets.defs.partitions import ML_PLATFORM, RAW
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
+from ibook_assets.defs.runs import fails_fast, live_run_check, monitoring_retries
 from ibook_assets.stores.experiments import FOLDER, ExperimentReader, store_summary
 
 GROUP: Final = "experiments"
@@ -97,7 +97,7 @@ def _exposures(settings: Settings) -> dg.AssetsDefinition:
         kinds={"parquet"},
         description=EXPOSURES.description,
         partitions_def=BY_EXPERIMENT,
-        retry_policy=feature_retries(settings),
+        retry_policy=monitoring_retries(settings),
         metadata={"dagster/column_schema": table_schema(EXPOSURES)},
     )
     @fails_fast
@@ -141,7 +141,7 @@ def _outcomes(settings: Settings) -> dg.AssetsDefinition:
         kinds={"parquet"},
         description=UNITS.description,
         partitions_def=BY_EXPERIMENT,
-        retry_policy=feature_retries(settings),
+        retry_policy=monitoring_retries(settings),
         metadata={"dagster/column_schema": table_schema(UNITS)},
     )
     @fails_fast
@@ -184,7 +184,7 @@ def _summary(settings: Settings) -> dg.AssetsDefinition:
             "guardrails, the sample ratio, and what to do."
         ),
         partitions_def=BY_EXPERIMENT,
-        retry_policy=feature_retries(settings),
+        retry_policy=monitoring_retries(settings),
         check_specs=[
             dg.AssetCheckSpec(
                 SAMPLE_RATIO, asset=_SUMMARY, description="Arms have the users they should have."

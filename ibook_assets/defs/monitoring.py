@@ -14,7 +14,7 @@ from ibook_assets.core.use_cases import USE_CASES, UseCase
 from ibook_assets.defs.metadata import daily_plot, records
 from ibook_assets.defs.partitions import ML_PLATFORM, daily
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
+from ibook_assets.defs.runs import fails_fast, live_run_check, monitoring_retries
 from ibook_assets.defs.signals import signal_asset
 
 DRIFT: Final = "drift"
@@ -92,7 +92,7 @@ def _feature_drift(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition
         ),
         partitions_def=daily(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
-        retry_policy=feature_retries(settings),
+        retry_policy=monitoring_retries(settings),
         check_specs=[
             dg.AssetCheckSpec(NO_DRIFT, asset=key, description="The features have not drifted.")
         ],

@@ -24,6 +24,15 @@ from ibook_assets.core.settings import Settings
 P = ParamSpec("P")
 R = TypeVar("R")
 
+IN_FLIGHT: Final = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+"""Statuses of a run that has been asked for and has not ended."""
+
 _LIVE: Final = frozenset({dg.DagsterRunStatus.STARTED})
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -57,6 +66,11 @@ def _no_retry() -> Iterator[None]:
         raise dg.Failure(description=description, allow_retries=False) from error
 
 
+def actor_of(run_id: str) -> str:
+    """How a run is named in the promotion and rollout logs."""
+    return f"dagster run {run_id}"
+
+
 def feature_retries(settings: Settings) -> dg.RetryPolicy:
     """Retries of raw, facts and feature steps."""
     return _retries(settings.feature_engineering_retries, settings)
@@ -65,6 +79,11 @@ def feature_retries(settings: Settings) -> dg.RetryPolicy:
 def training_retries(settings: Settings) -> dg.RetryPolicy:
     """Retries of training, evaluation and promotion steps."""
     return _retries(settings.model_training_retries, settings)
+
+
+def monitoring_retries(settings: Settings) -> dg.RetryPolicy:
+    """Retries of the steps that judge a day or an experiment."""
+    return _retries(settings.ml_monitoring_retries, settings)
 
 
 def _retries(override: int | None, settings: Settings) -> dg.RetryPolicy:

@@ -14,7 +14,7 @@ from ibook_assets.core.use_cases import UseCase
 from ibook_assets.defs.metadata import daily_plot
 from ibook_assets.defs.partitions import ML_PLATFORM, RAW, daily
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
+from ibook_assets.defs.runs import fails_fast, live_run_check, monitoring_retries
 from ibook_assets.stores.lake import Lake
 
 DAYS_SHOWN: Final = 60
@@ -76,7 +76,7 @@ def signal_asset(
         description=f"{_TOLD[name]} When it drifts: {spec.consequence}.",
         partitions_def=daily(settings),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
-        retry_policy=feature_retries(settings),
+        retry_policy=monitoring_retries(settings),
         check_specs=[dg.AssetCheckSpec(check_name(name), asset=key, description=spec.says)],
     )
     @fails_fast
