@@ -13,18 +13,22 @@ Covariate and concept toss a keyed coin for each order: it is the drifted world'
 `level`. A higher level drifts a superset of the orders. A mixture of two fraud shares is the
 world with the mean share, so the prior axis sets that share (what is reached is a little less:
 fraudsters who find no seat go away, see `DayPlan.unserved`). At level 0 nothing is drawn and no
-byte changes.
+byte changes. `since` lets covariate and concept begin on a later day: every byte before it is the
+undrifted world's. The prior cannot: one fraud share holds for a world's whole plan.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal, get_args
+from datetime import date, timedelta
+from typing import Annotated, Final, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ibook_assets.core.errors import ContractError
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.times import day_start_us
 from ibook_sim.world import World, WorldConfig
 from ibook_sim.world.aftermath import Aftermath
 from ibook_sim.world.emissions import QUANTITY
@@ -46,6 +50,8 @@ from ibook_sim.world.sessions import SessionSource
 
 Axis = Literal["covariate", "prior", "concept"]
 AXES: Final[tuple[Axis, ...]] = get_args(Axis)
+LATER_AXES: Final[tuple[Axis, ...]] = ("covariate", "concept")
+"""Axes that can begin to drift on a later day than the world's first."""
 
 DRIFTED_PRICE_PERCENT: Final = 250
 """Prices of the drifted world in percent of the undrifted one's."""
@@ -71,6 +77,28 @@ class Drift(BaseModel):
     """What moves."""
     seed: Annotated[int, Field(ge=0)] = 42
     """Root of the coins; independent of the world's seed."""
+    since: date | None = None
+    """First UTC day that drifts; None is the world's first."""
+
+    @model_validator(mode="after")
+    def _axes_can_begin_then(self) -> Self:
+        wrong = [axis for axis in self.axes if axis not in LATER_AXES]
+        if self.since is not None and wrong:
+            msg = (
+                f"{wrong[0]} drift cannot begin on {self.since}: it is of a world's whole plan. "
+                f"Name axes out of {LATER_AXES}, or no day"
+            )
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Drift | None:
+        """The drift that the platform's `IBOOK_SIM_DRIFT_*` settings describe; None for none."""
+        if settings.sim_drift_level == 0.0:
+            return None
+        since = settings.sim_drift_from
+        axes = AXES if since is None else LATER_AXES
+        return cls(level=settings.sim_drift_level, axes=axes, since=since)
 
     def level_of(self, axis: Axis) -> float:
         """The level along `axis`."""
@@ -124,21 +152,21 @@ class _DriftedOrders(OrderSource):
         return tossed & (orders.archetype > 0)
 
     def _tossed(self, day: int, rows: Ints, axis: Axis, word: int) -> Bools:
-        level = self._drift.level_of(axis)
-        if level == 0.0:
+        level, since = self._drift.level_of(axis), self._drift.since
+        today = self._config.start_date + timedelta(days=day)
+        if level == 0.0 or (since is not None and today < since):
             return np.zeros(rows.size, np.bool_)
         coins = _coins(rows, row_key(self._drift.seed, Stream.DRIFT, day), word)
         return np.asarray(coins < level)
 
 
 class _DriftedOracle(Oracle):
-    """Exact for the mixture: it knows the level, not the coins."""
+    """Exact for the mixture: it knows the level and since when, not the coins."""
 
-    def __init__(
-        self, config: WorldConfig, plan: Plan, orders: OrderSource, *, level: float
-    ) -> None:
+    def __init__(self, config: WorldConfig, plan: Plan, orders: OrderSource, drift: Drift) -> None:
         super().__init__(config, plan, orders)
-        self._level = level
+        self._level = drift.level_of("concept")
+        self._since_us = 0 if drift.since is None else day_start_us(drift.since)
 
     def look(self, orders: Orders) -> Floats:
         """Shape (n, 5): P(columns | archetype) in the mixture, up to a common factor."""
@@ -147,7 +175,8 @@ class _DriftedOracle(Oracle):
             return own
         size = QUANTITY.T[orders.quantity - 1]
         rest = own / size
-        return np.asarray(size * ((1.0 - self._level) * rest + self._level * rest[:, :1]))
+        mixed = size * ((1.0 - self._level) * rest + self._level * rest[:, :1])
+        return np.where((orders.known_ts >= self._since_us)[:, None], mixed, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +204,7 @@ class DriftedWorld(World):
         self._orders = self._drifting
         self._sessions = SessionSource(now, self._plan, self._drifting)
         self._aftermath = Aftermath(now, self._plan, self._drifting)
-        level = drift.level_of("concept")
-        self._oracle = _DriftedOracle(now, self._plan, self._drifting, level=level)
+        self._oracle = _DriftedOracle(now, self._plan, self._drifting, drift)
         self._unaware = Oracle(config, self._plan, self._drifting)
 
     def unaware_posterior(self, number: int) -> Floats:

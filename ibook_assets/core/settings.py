@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     """Ticketed events on sale in any 90 days of the simulated world."""
     sim_orders_per_day: Annotated[int, Field(ge=10)] = 3_600
     """Expected orders a day in the simulated world."""
+    sim_drift_level: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far the simulated world has drifted: the weight of the drifted world, 0 is none."""
+    sim_drift_from: date | None = None
+    """First day that drifts, in prices and in how fraud looks. Unset: the first of all, and fraud
+    is more frequent, too."""
 
     files_transactions: Path | None = None
     """CSV or Parquet file of transactions, read when `source` is `files`."""

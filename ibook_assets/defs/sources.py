@@ -19,6 +19,7 @@ from ibook_assets.core.tables import EVENTS, OUTCOMES, TRANSACTIONS, TRUTH_ORDER
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.files import FileTables, read_file
 from ibook_assets.stores.log_files import LogFiles
+from ibook_sim.drift import Drift, DriftedWorld
 from ibook_sim.world import DayTables, World, WorldConfig
 
 
@@ -63,6 +64,7 @@ class SimulatedSource(dg.ConfigurableResource["SimulatedSource"]):
     """The simulated world: the same settings give the same bytes."""
 
     world: dict[str, Any] = Field(description="Fields of WorldConfig that are set")
+    drift: dict[str, Any] | None = Field(default=None, description="Fields of its Drift, if any")
 
     @property
     def label(self) -> str:
@@ -71,7 +73,7 @@ class SimulatedSource(dg.ConfigurableResource["SimulatedSource"]):
 
     def delivery(self, spec: TableSpec, day: date) -> Delivery:
         """Rows of the raw table `spec` that became known on `day`."""
-        tables = dict(_day_of(self._config, day).items())
+        tables = dict(_day_of(self._config, self._drift, day).items())
         return Delivery(tables[spec.name])
 
     def catalogue(self) -> pa.Table:
@@ -87,20 +89,24 @@ class SimulatedSource(dg.ConfigurableResource["SimulatedSource"]):
         return WorldConfig.model_validate(self.world)
 
     @property
+    def _drift(self) -> Drift | None:
+        return None if self.drift is None else Drift.model_validate(self.drift)
+
+    @property
     def _world(self) -> World:
-        return _world_of(self._config)
+        return _world_of(self._config, self._drift)
 
 
 @lru_cache(maxsize=2)
-def _world_of(config: WorldConfig) -> World:
+def _world_of(config: WorldConfig, drift: Drift | None) -> World:
     # One world a process: its plan is shared by every asset and day.
-    return World(config)
+    return World(config) if drift is None else DriftedWorld(config, drift)
 
 
 @lru_cache(maxsize=1)
-def _day_of(config: WorldConfig, day: date) -> DayTables:
+def _day_of(config: WorldConfig, drift: Drift | None, day: date) -> DayTables:
     # The tables of a day are landed one after the other.
-    return _world_of(config).day(day)
+    return _world_of(config, drift).day(day)
 
 
 class FileSource(dg.ConfigurableResource["FileSource"]):
@@ -222,4 +228,8 @@ def _configured(settings: Settings) -> RawSource:
             label_delay_days=settings.label_maturity_days,
             start_date=settings.start_date.isoformat(),
         )
-    return SimulatedSource(world=WorldConfig.from_settings(settings).model_dump(mode="json"))
+    drift = Drift.from_settings(settings)
+    return SimulatedSource(
+        world=WorldConfig.from_settings(settings).model_dump(mode="json"),
+        drift=None if drift is None else drift.model_dump(mode="json"),
+    )

@@ -1,6 +1,8 @@
 """Drift: level 0 is the same bytes, the size is what was asked, axes leave each other alone."""
 
 import math
+from datetime import date
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +13,11 @@ from hypothesis.extra.numpy import arrays
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.metrics import average_precision
+from ibook_assets.core.settings import Settings
 from ibook_sim.drift import (
     AXES,
     DRIFT_THRESHOLD,
+    LATER_AXES,
     Axis,
     Drift,
     DriftedShare,
@@ -83,6 +87,55 @@ def test_concept_drift_touches_fraud_alone(world: World) -> None:
     honest = pa.array(np.asarray(world.truth([day])[day]["archetype"]) == 0)
     assert before.filter(honest).equals(after.filter(honest))
     assert not before.equals(after)
+
+
+def test_drift_begins_on_its_day_and_not_a_byte_before(world: World) -> None:
+    since = CURRENT[10]
+    axes = Drift(level=0.7, axes=("covariate", "concept"))
+    later = DriftedWorld(CONFIG, axes.model_copy(update={"since": since}))
+    always = DriftedWorld(CONFIG, axes)
+    for day in CURRENT[8:12]:
+        still = world if day < since else always
+        for (name, expected), (_, found) in zip(
+            still.day(day).items(), later.day(day).items(), strict=True
+        ):
+            # Outcomes and refunds of the days before the drift arrive after its begin.
+            if day < since or name == "transactions":
+                assert found.equals(expected), (day, name)
+    before = later.truth(CURRENT[:10])
+    assert before == world.truth(CURRENT[:10])
+
+
+def test_a_judge_that_knows_when_the_drift_began_is_calibrated_after_it() -> None:
+    since = DAYS[20]
+    drifted = DriftedWorld(CONFIG, Drift(level=0.8, axes=("concept",), since=since))
+    truth = drifted.truth([day for day in DAYS if day >= since])
+    tables = [truth[day] for day in truth]
+    score = np.concatenate([np.asarray(table["posterior"]) for table in tables])
+    fraud = np.concatenate([np.asarray(table["archetype"]) > 0 for table in tables])
+    spread = math.sqrt(float((score * (1 - score)).sum()))
+    assert abs(fraud.sum() - score.sum()) < 4 * spread
+
+
+def test_the_prior_cannot_begin_later() -> None:
+    with pytest.raises(ValueError, match=r"prior drift cannot begin on 2026-02-01"):
+        Drift(level=0.5, since=date(2026, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, None),
+        ({"sim_drift_level": 0.4}, Drift(level=0.4)),
+        (
+            {"sim_drift_level": 0.7, "sim_drift_from": date(2026, 3, 1)},
+            Drift(level=0.7, axes=LATER_AXES, since=date(2026, 3, 1)),
+        ),
+    ],
+    ids=["none", "always", "later"],
+)
+def test_settings_describe_the_drift(told: dict[str, Any], expected: Drift | None) -> None:
+    assert Drift.from_settings(Settings(**told)) == expected
 
 
 def test_a_judge_that_knows_the_drift_is_calibrated_and_beats_one_that_does_not() -> None:
