@@ -156,7 +156,7 @@ def _next_step(
     episode, newest = cursor.episode, cursor.newest
     if episode is None or newest is None:
         return "no drift episode is open"
-    named = _name(use_case, episode)
+    named = episode_name(use_case, episode)
     attempts = instance.get_run_records(dg.RunsFilter(tags={EPISODE: named}))
     if any(record.dagster_run.status is dg.DagsterRunStatus.SUCCESS for record in attempts):
         return f"{named} has been trained for; it ends when the drift does or another model serves"
@@ -180,7 +180,8 @@ def _beside_the_champion(use_case: UseCase) -> dict[str, Any]:
     return {"ops": {f"{use_case.name}__promotion": {"config": {"target": "shadow"}}}}
 
 
-def _name(use_case: UseCase, episode: Episode) -> str:
+def episode_name(use_case: UseCase, episode: Episode) -> str:
+    """What the episode's runs are tagged with under `EPISODE`."""
     return f"{use_case.name}@{episode.storage_id}"
 
 
