@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ibook_assets.stores.parquet import encode
-from ibook_sim.export import write_table
+from ibook_sim.datasets.export import write_table
 from ibook_sim.world import World, WorldConfig, days_from
 from ibook_sim.world.clock import CLOCK
 from ibook_sim.world.emissions import CHECKOUT, GEO, TABLES

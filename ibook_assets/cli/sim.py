@@ -12,7 +12,7 @@ import typer
 
 from ibook_assets.cli.console import settings
 from ibook_assets.core.arrow import integers
-from ibook_sim.realtime.commands import SinkOpener
+from ibook_sim.cli.realtime import SinkOpener
 
 if TYPE_CHECKING:
     from ibook_assets.streaming.gateway import Gateway

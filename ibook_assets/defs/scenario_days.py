@@ -24,7 +24,7 @@ from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
 from ibook_assets.defs.sources import Delivery
 from ibook_assets.stores.lake import Receipt
-from ibook_sim.scenario_days import ScenarioDays, scenarios_with_days
+from ibook_sim.datasets.scenario_days import ScenarioDays, scenarios_with_days
 from ibook_sim.scenarios import scenario
 
 TRUTH_KEY: Final = dg.AssetKey(["truth", SIMULATION])

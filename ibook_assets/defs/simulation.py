@@ -14,11 +14,13 @@ from ibook_assets.defs.partitions import ML_PLATFORM, SIMULATION, by_scenario
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, feature_retries, live_run_check
 from ibook_assets.defs.scenario_days import scenario_day_assets
-from ibook_sim.kept_reports import KeptReport, keep_report
-from ibook_sim.planning import plan_of
-from ibook_sim.running import RunResult, Scorer, run
+from ibook_sim.judging.findings import RunResult
+from ibook_sim.judging.validators import FAMILIES, Check, Family, held, judged, quantile
+from ibook_sim.offline.planning import plan_of
+from ibook_sim.offline.running import run
+from ibook_sim.orders.placed import Scorer
+from ibook_sim.report.kept import KeptReport, keep_report
 from ibook_sim.scenarios import scenarios
-from ibook_sim.validators import FAMILIES, Check, Family, held, judged, quantile
 
 REPORT: Final = dg.AssetKey([SIMULATION, "report"])
 
@@ -119,7 +121,7 @@ def _scorer(model: str | None, settings: Settings) -> Scorer | None:
     if model is None:
         return None
     # It loads XGBoost, which a run without a model does not need.
-    from ibook_sim.scoring import model_scorer
+    from ibook_sim.offline.scoring import model_scorer
 
     return model_scorer(model, settings)
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from ibook_assets.core.arrow import integers
 from ibook_sim.chaos import request_faults
-from ibook_sim.findings import Pace, RunResult, Seen
-from ibook_sim.playing import ROW_POSTERIOR, age_seconds
+from ibook_sim.judging.findings import Pace, RunResult, Seen
+from ibook_sim.orders.placed import ROW_POSTERIOR, age_seconds
+from ibook_sim.orders.recordings import rows_digest
 from ibook_sim.realtime.recording import BROKEN, TIMED_OUT, UNANSWERED
 from ibook_sim.realtime.running import Run
-from ibook_sim.recordings import rows_digest
 from ibook_sim.world.randomness import Floats
 
 SYNTHETIC: Final = f"synthetic answers, the {ROW_POSTERIOR}"

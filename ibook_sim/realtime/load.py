@@ -14,11 +14,12 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.core.tables import TRANSACTIONS
 from ibook_assets.core.times import SECOND_US
 from ibook_sim.chaos import Chaos, deliver
-from ibook_sim.playing import Orders, delivered, of_recording, of_world
+from ibook_sim.judging.books import delivered
+from ibook_sim.judging.validators import cheaper_held
+from ibook_sim.orders.placed import Orders, of_recording, of_world
+from ibook_sim.orders.recordings import Recording
 from ibook_sim.realtime.schedule import MAX_REQUESTS, arrivals
-from ibook_sim.recordings import Recording
 from ibook_sim.scenarios import Scenario, scenario
-from ibook_sim.validators import cheaper_held
 from ibook_sim.world.randomness import Bools, Floats
 
 _SPARE: Final = (1.05, 100)

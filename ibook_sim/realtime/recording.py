@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from ibook_sim.judging.validators import MIN_RATE_SHARE
 from ibook_sim.realtime.histogram import LatencyHistogram
-from ibook_sim.validators import MIN_RATE_SHARE
 from ibook_sim.world.randomness import Bools, Floats
 
 UNANSWERED: Final = 0

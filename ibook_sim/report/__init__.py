@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ibook_sim.findings import RunResult
+from ibook_sim.judging.findings import RunResult
 from ibook_sim.report.document import read_summary, summary
 from ibook_sim.report.page import rendered
 

@@ -12,9 +12,9 @@ import numpy as np
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.monitoring import DriftDecision
 from ibook_assets.core.tables import ARCHETYPES
-from ibook_sim.calibration import calibration_table
-from ibook_sim.findings import PartFound, RunResult, Seen
-from ibook_sim.validators import (
+from ibook_sim.judging.calibration import calibration_table
+from ibook_sim.judging.findings import PartFound, RunResult, Seen
+from ibook_sim.judging.validators import (
     held,
     honest_revenue,
     judged,

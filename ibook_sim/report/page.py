@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
+from ibook_sim.orders.placed import ROW_POSTERIOR
 from ibook_sim.report.charts import Series, calibration, distribution, short, timeline
 from ibook_sim.report.drift import drift_section
 from ibook_sim.report.objectives import Before, objectives
 from ibook_sim.report.pace import pace_section
 from ibook_sim.report.style import STYLE
-from ibook_sim.running import ROW_POSTERIOR
 
 Found = Mapping[str, Any]
 

@@ -20,12 +20,12 @@ from ibook_assets.stores.contracts import validate
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_sim.chaos import Chaos
-from ibook_sim.planning import plan_of
+from ibook_sim.datasets.scenario_days import ScenarioDays, scenarios_with_days
+from ibook_sim.judging.validators import FAMILIES, Check, Family
+from ibook_sim.offline.planning import plan_of
+from ibook_sim.offline.running import run
 from ibook_sim.report import read_summary
-from ibook_sim.running import run
-from ibook_sim.scenario_days import ScenarioDays, scenarios_with_days
 from ibook_sim.scenarios import Scenario, scenario, scenarios
-from ibook_sim.validators import FAMILIES, Check, Family
 
 REPORT = dg.AssetKey(["simulation", "report"])
 TABLES = [dg.AssetKey(["simulation", spec.name]) for spec in RAW_TABLES]

@@ -15,22 +15,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from ibook_sim.chaos import Chaos
+from ibook_sim.datasets.export import day_path
 from ibook_sim.drift import Drift, DriftedShare
-from ibook_sim.export import day_path
-from ibook_sim.findings import RunResult
-from ibook_sim.playing import days_holding
+from ibook_sim.judging.findings import RunResult
+from ibook_sim.judging.validators import Check, judged
+from ibook_sim.offline.running import planned, run
+from ibook_sim.orders.placed import days_holding
+from ibook_sim.orders.recordings import Recording, record
 from ibook_sim.realtime.driving import open_loop
 from ibook_sim.realtime.events import Fed
 from ibook_sim.realtime.findings import findings
 from ibook_sim.realtime.load import simulated
 from ibook_sim.realtime.recording import Answer
 from ibook_sim.realtime.running import Run
-from ibook_sim.recordings import Recording, record
 from ibook_sim.report import page
-from ibook_sim.running import planned, run
 from ibook_sim.scenarios import Scenario, mixed, parse_weights, scenario, scenarios
 from ibook_sim.scenarios.spec import Service
-from ibook_sim.validators import Check, judged
 from ibook_sim.world import World
 from tests.sim.small_world import ints
 from tests.sim.virtual_time import run_virtually

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
+from ibook_sim.offline.running import planned, run
 from ibook_sim.realtime.findings import findings
 from ibook_sim.realtime.load import simulated
 from ibook_sim.realtime.running import run as run_in_real_time
 from ibook_sim.report import read_summary, write_report
-from ibook_sim.running import planned, run
 from ibook_sim.scenarios import mixed, parse_weights, scenario
 from tests.services.browser import BrowserService, Scheme
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibook_sim.calibration import EDGES, ScoreBin, calibration_table
 from ibook_sim.drift import DriftedWorld
+from ibook_sim.judging.calibration import EDGES, ScoreBin, calibration_table
 from ibook_sim.scenarios import scenario
 from ibook_sim.world import days_from
 from ibook_sim.world.randomness import Bools, Floats, Ints

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ibook_assets.core.tables import RAW_TABLES, TableSpec
-from ibook_sim.export import parquet_bytes, write_table
+from ibook_sim.datasets.export import parquet_bytes, write_table
 from ibook_sim.world import DayTables, World
 from tests.sim.small_world import DAYS
 

@@ -6,9 +6,10 @@ import pytest
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.stores.local_blobs import LocalBlobs
-from ibook_sim.kept_reports import keep_report
-from ibook_sim.planning import plan_of
-from ibook_sim.running import RunResult, run
+from ibook_sim.judging.findings import RunResult
+from ibook_sim.offline.planning import plan_of
+from ibook_sim.offline.running import run
+from ibook_sim.report.kept import keep_report
 
 
 @pytest.fixture(scope="module")

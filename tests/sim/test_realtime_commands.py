@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from ibook_assets.core.errors import StoreUnavailableError
 from ibook_sim.cli import app
-from ibook_sim.export import write_catalogue, write_days, write_truth
+from ibook_sim.datasets.export import write_catalogue, write_days, write_truth
 from ibook_sim.realtime.events import feed
 from ibook_sim.realtime.load import simulated
 from ibook_sim.realtime.recording import Recording

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 
 from ibook_assets.core.errors import ContractError
 from ibook_sim.cli import app
+from ibook_sim.judging.findings import RunResult
+from ibook_sim.offline.running import planned, run
 from ibook_sim.realtime.findings import findings
 from ibook_sim.realtime.load import simulated
 from ibook_sim.realtime.recording import Recording
 from ibook_sim.realtime.running import Run
 from ibook_sim.report import page, read_summary, summary, write_report
-from ibook_sim.running import RunResult, planned, run
 from ibook_sim.scenarios import scenario
 
 SHORT = ["--duration", "100s"]

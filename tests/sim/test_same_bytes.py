@@ -14,9 +14,9 @@ import pytest
 
 from ibook_assets.core.tables import RAW_TABLES, TRANSACTIONS
 from ibook_sim.chaos import Chaos, deliver
+from ibook_sim.datasets.export import parquet_bytes
+from ibook_sim.datasets.scenario_days import ScenarioDays
 from ibook_sim.drift import Drift, DriftedWorld
-from ibook_sim.export import parquet_bytes
-from ibook_sim.scenario_days import ScenarioDays
 from ibook_sim.scenarios import Scenario
 from ibook_sim.world import days_from
 from tests.sim.small_world import ints

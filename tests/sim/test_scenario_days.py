@@ -10,10 +10,11 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.core.tables import OUTCOMES, RAW_TABLES, TRANSACTIONS, TableSpec
 from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_sim.chaos import Chaos, deliver, longest_delay_us
+from ibook_sim.datasets.scenario_days import ScenarioDays, scenarios_with_days
 from ibook_sim.drift import Drift, DriftedWorld
-from ibook_sim.planning import plan_of
-from ibook_sim.running import WARM_UP_DAYS, run
-from ibook_sim.scenario_days import ScenarioDays, scenarios_with_days
+from ibook_sim.offline.planning import plan_of
+from ibook_sim.offline.running import run
+from ibook_sim.orders.placed import WARM_UP_DAYS
 from ibook_sim.scenarios import Scenario, scenario, scenarios
 from tests.sim.small_world import ints
 

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from ibook_assets.core.errors import ContractError, NotFoundError
 from ibook_sim.chaos import Chaos
 from ibook_sim.drift import Drift
-from ibook_sim.recordings import Recording, record, recording_in
+from ibook_sim.judging.validators import judged
+from ibook_sim.offline.running import planned, run
+from ibook_sim.orders.recordings import Recording, record, recording_in
 from ibook_sim.report import page
-from ibook_sim.running import planned, run
 from ibook_sim.scenarios import Scenario, mixed, parse_weights, scenario, scenarios
 from ibook_sim.scenarios.spec import Burst, Traffic
-from ibook_sim.validators import judged
 from ibook_sim.world import days_from
 
 SMALL = 2_000

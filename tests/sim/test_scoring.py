@@ -27,10 +27,10 @@ from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_sim.chaos import NO_CHAOS, Chaos, deliver
 from ibook_sim.cli import app
-from ibook_sim.running import planned, run
+from ibook_sim.judging.validators import oracle_precision
+from ibook_sim.offline.running import planned, run
+from ibook_sim.offline.scoring import HISTORY_DAYS, ModelScorer, champion, model_in, model_scorer
 from ibook_sim.scenarios import Scenario, scenario
-from ibook_sim.scoring import HISTORY_DAYS, ModelScorer, champion, model_in, model_scorer
-from ibook_sim.validators import oracle_precision
 from ibook_sim.world import World, WorldConfig, days_from
 from ibook_sim.world.randomness import Floats
 from tests.defs.conftest import run as materialise

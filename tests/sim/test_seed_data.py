@@ -9,7 +9,7 @@ import pytest
 
 from ibook_assets.core.tables import CATEGORIES, EVENTS, TRANSACTIONS, TRUTH_ORDERS, USERS
 from ibook_assets.core.times import DAY_US
-from ibook_sim.seed_data import SeedData, seed_data, write_seed_data
+from ibook_sim.datasets.seed_data import SeedData, seed_data, write_seed_data
 from tests.sim.small_world import ints
 
 

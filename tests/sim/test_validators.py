@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from ibook_sim.drift import DriftedShare
-from ibook_sim.running import RunResult, planned, run
+from ibook_sim.judging.findings import RunResult
+from ibook_sim.judging.validators import Check, judged
+from ibook_sim.offline.running import planned, run
 from ibook_sim.scenarios import scenario
-from ibook_sim.validators import Check, judged
 
 
 @pytest.fixture(scope="module")

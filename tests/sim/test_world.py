@@ -17,7 +17,7 @@ from ibook_assets.core.tables import (
     TableSpec,
 )
 from ibook_assets.core.times import DAY_US, day_start_us
-from ibook_sim.export import day_path, write_days
+from ibook_sim.datasets.export import day_path, write_days
 from ibook_sim.world import DayTables, World, WorldConfig, days_from
 from ibook_sim.world.events import EventSource
 from ibook_sim.world.orders import TIER_PERCENT

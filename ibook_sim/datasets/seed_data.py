@@ -20,7 +20,7 @@ import pyarrow as pa
 from ibook_assets.core.arrow import Array, array, pc
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.tables import CATEGORIES
-from ibook_sim.export import TRUTH_FOLDER, write_table
+from ibook_sim.datasets.export import TRUTH_FOLDER, write_table
 from ibook_sim.world import World, WorldConfig, days_from
 from ibook_sim.world.randomness import Bools, Ints, Stream, generator
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ibook_assets.core.errors import ContractError
 from ibook_sim.drift import AXES, Drift
 from ibook_sim.durations import seconds_of
-from ibook_sim.recordings import Recording
-from ibook_sim.running import RunPlan, planned
+from ibook_sim.offline.running import RunPlan, planned
+from ibook_sim.orders.recordings import Recording
 from ibook_sim.scenarios import Scenario, scenario
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ibook_assets.core.metrics import average_precision
 from ibook_assets.core.use_cases import FRAUD
-from ibook_sim.findings import PartFound, RunResult, Seen
+from ibook_sim.judging.findings import PartFound, RunResult, Seen
 from ibook_sim.world.randomness import Bools, Floats, Ints
 
 COSTS: Final = FRAUD.costs

@@ -14,7 +14,13 @@ import pyarrow.parquet as pq
 
 from ibook_assets.core.errors import ContractError, NotFoundError
 from ibook_assets.core.tables import EVENTS, TRANSACTIONS, TRUTH_ORDERS
-from ibook_sim.export import TRUTH_FOLDER, day_path, write_catalogue, write_days, write_truth
+from ibook_sim.datasets.export import (
+    TRUTH_FOLDER,
+    day_path,
+    write_catalogue,
+    write_days,
+    write_truth,
+)
 from ibook_sim.world import World, WorldConfig
 
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import typer
 from rich.table import Table
 
-from ibook_sim.console import print_json, stderr, stdout
-from ibook_sim.findings import RunResult
+from ibook_sim.cli.console import print_json, stderr, stdout
+from ibook_sim.judging.findings import RunResult
 from ibook_sim.report import summary, write_report
 from ibook_sim.report.objectives import number
 from ibook_sim.report.page import verdict

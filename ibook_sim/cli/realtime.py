@@ -15,18 +15,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
-from ibook_sim.console import stderr, stdout
+from ibook_sim.cli.console import stderr, stdout
+from ibook_sim.cli.telling import told
 from ibook_sim.durations import seconds_of
+from ibook_sim.orders.recordings import recording_in
 from ibook_sim.realtime.driving import Watcher
 from ibook_sim.realtime.events import OpenSink
 from ibook_sim.realtime.findings import findings
 from ibook_sim.realtime.load import Load, recorded, simulated
 from ibook_sim.realtime.recording import Recording
 from ibook_sim.realtime.running import Room, Run, run
-from ibook_sim.recordings import recording_in
 from ibook_sim.report import read_summary
 from ibook_sim.scenarios import scenario as scenario_called
-from ibook_sim.telling import told
 
 _RECENT: Final = 1_000
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from ibook_assets.core.errors import NotFoundError
 from ibook_assets.stores.blobs import Blobs
+from ibook_sim.judging.findings import RunResult
 from ibook_sim.report import read_summary, write_report
-from ibook_sim.running import RunResult
 
 FOLDER: Final = "reports/simulation"
 LATEST: Final = "latest.json"

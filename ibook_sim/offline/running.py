@@ -16,39 +16,22 @@ from ibook_assets.core.arrow import integers
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.times import SECOND_US
 from ibook_sim.drift import Drift
-from ibook_sim.findings import Books, PartFound, RunResult, Seen
-from ibook_sim.playing import (
-    COLUMNS,
+from ibook_sim.judging.findings import RunResult, Seen
+from ibook_sim.offline.playing import Played, played
+from ibook_sim.orders.placed import (
     ROW_POSTERIOR,
-    WARM_UP_DAYS,
     Orders,
-    Played,
     Scorer,
     Stopped,
     days_holding,
     never,
     of_recording,
     of_world,
-    played,
 )
-from ibook_sim.recordings import Recording, record
+from ibook_sim.orders.recordings import Recording, record
 from ibook_sim.scenarios import Scenario, scenario
 from ibook_sim.world import World
 from ibook_sim.world.randomness import Floats, Stream, generator, jit
-
-__all__ = [
-    "COLUMNS",
-    "ROW_POSTERIOR",
-    "WARM_UP_DAYS",
-    "Books",
-    "PartFound",
-    "RunPlan",
-    "RunResult",
-    "Scorer",
-    "Seen",
-    "planned",
-    "run",
-]
 
 Advance = Callable[[int], None]
 

@@ -11,15 +11,16 @@ from rich.table import Table
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
-from ibook_sim.console import interruptible, print_json, progress_bar, stderr, stdout
+from ibook_sim.cli.console import interruptible, print_json, progress_bar, stderr, stdout
+from ibook_sim.cli.telling import EXIT_BROKEN, EXIT_INTERRUPTED, told, verdict_of
 from ibook_sim.durations import spelled
-from ibook_sim.planning import plan_of, seconds_asked
-from ibook_sim.recordings import Recording, recording_in
+from ibook_sim.offline.planning import plan_of, seconds_asked
+from ibook_sim.offline.running import RunPlan, planned
+from ibook_sim.offline.running import run as run_plan
+from ibook_sim.orders.placed import Scorer
+from ibook_sim.orders.recordings import Recording, recording_in
 from ibook_sim.report import read_summary, summary, write_report
-from ibook_sim.running import RunPlan, Scorer, planned
-from ibook_sim.running import run as run_plan
 from ibook_sim.scenarios import mixed, parse_weights, scenario, scenarios
-from ibook_sim.telling import EXIT_BROKEN, EXIT_INTERRUPTED, told, verdict_of
 
 Name = Annotated[str, typer.Argument(help="See list-scenarios.")]
 Duration = Annotated[
@@ -202,7 +203,7 @@ def _scorer(model: str | None) -> Scorer | None:
     if model is None:
         return None
     # A second of imports that a run without a model does not need.
-    from ibook_sim.scoring import model_scorer
+    from ibook_sim.offline.scoring import model_scorer
 
     return model_scorer(model, Settings())
 

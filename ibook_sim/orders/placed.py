@@ -1,35 +1,33 @@
-"""Plays one part of a run: its orders, what happens to them on the way, and what must add up."""
+"""The orders of one part of a run as they were placed, and what is found of them there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from ibook_assets.core.arrow import array, integers, pc
+from ibook_assets.core.arrow import array, integers
 from ibook_assets.core.errors import ContractError
-from ibook_assets.core.tables import TIERS, TRANSACTIONS
 from ibook_assets.core.times import SECOND_US
-from ibook_sim.chaos import Chaos, Delivery, deliver, request_faults
+from ibook_sim.chaos import Chaos
 from ibook_sim.drift import (
-    DRIFTED_PRICE_PERCENT,
     Divergence,
     DriftedShare,
     DriftedWorld,
     divergence,
 )
-from ibook_sim.findings import UNKNOWN_TRUTH, Books, PartFound, Seen
-from ibook_sim.labels import labels_of
-from ibook_sim.recordings import Recording, rows_digest
+from ibook_sim.judging.books import books_of, oversold_events
+from ibook_sim.judging.findings import UNKNOWN_TRUTH, PartFound
+from ibook_sim.judging.labels import labels_of
+from ibook_sim.judging.platform_drift import platform_drift
+from ibook_sim.orders.recordings import Recording, rows_digest
 from ibook_sim.scenarios import Scenario
-from ibook_sim.watching import platform_drift
 from ibook_sim.world import World
-from ibook_sim.world.orders import TIER_PERCENT
-from ibook_sim.world.randomness import Bools, Floats, Ints
+from ibook_sim.world.randomness import Floats, Ints
 
 WARM_UP_DAYS: Final = 30
 """Days of history before the first order of a run; the posterior needs a past."""
@@ -96,16 +94,6 @@ class Orders:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    """One part's orders, before the queue."""
-
-    seen: Seen
-    found: PartFound
-    complete: bool
-    """False when the run was stopped."""
-
-
 def never() -> bool:
     """Nobody stops the run."""
     return False
@@ -136,7 +124,7 @@ def of_world(
     found = PartFound(
         scenario=item,
         orders=sent.num_rows,
-        books=_books(sent, world.catalogue(days[-1]).events, _oversold(world, days[-1])),
+        books=books_of(sent, world.catalogue(days[-1]).events, oversold_events(world, days[-1])),
         divergences=_divergences(before, sent),
         drifted=_drifted(world, days),
         platform=platform_drift(before, sent),
@@ -160,55 +148,13 @@ def of_recording(item: Scenario, recording: Recording, count: int | None = None)
     found = PartFound(
         scenario=item,
         orders=sent.num_rows,
-        books=_books(sent, events, oversold),
+        books=books_of(sent, events, oversold),
         divergences=(),
         drifted=(),
         platform=None,
         recording=digests,
     )
     return _orders(sent, None if truth is None else truth.slice(0, count), None, found)
-
-
-def delivered(found: PartFound, delivery: Delivery) -> PartFound:
-    """`found` with the books of what arrived."""
-    books = Books(
-        oversold_events=found.books.oversold_events,
-        wrong_amounts=found.books.wrong_amounts,
-        sent=found.orders,
-        dropped=delivery.dropped,
-        duplicated=delivery.duplicated,
-        arrived=delivery.rows.num_rows,
-    )
-    return replace(found, books=books)
-
-
-def played(orders: Orders, sent_seconds: Floats, *, asked: int, seed: int) -> Played:
-    """What becomes of `orders` on their way; `sent_seconds` is when each is sent."""
-    chaos, count = orders.found.scenario.chaos, orders.found.orders
-    delivery = deliver(orders.sent, TRANSACTIONS, chaos, seed=seed)
-    faults = request_faults(np.arange(count), chaos, seed=seed)
-    first = np.unique(delivery.origin, return_index=True)
-    dropped = np.ones(count, np.bool_)
-    dropped[first[0]] = False
-    refused = np.zeros(count, np.bool_)
-    refused[first[0]] = ~_sound(delivery.rows)[first[1]]
-    age = np.full(count, np.nan)
-    age[first[0]] = age_seconds(delivery.rows)[first[1]]
-    seen = Seen(
-        sent_seconds=sent_seconds,
-        archetype=orders.archetype,
-        amount_cents=integers(orders.sent["amount_cents"], null=0),
-        posterior=orders.posterior,
-        score=orders.score,
-        dropped=dropped,
-        refused=refused,
-        failed=faults.fails & ~dropped & ~refused,
-        delay_ms=faults.delay_seconds * 1e3,
-        freshness_seconds=age,
-        latency_ms=np.full(count, np.nan),
-        account=integers(orders.sent["user_id"], null=0),
-    )
-    return Played(seen, delivered(orders.found, delivery), complete=count >= asked)
 
 
 def age_seconds(rows: pa.Table) -> Floats:
@@ -278,46 +224,3 @@ def _drifted(world: DriftedWorld, days: Sequence[date]) -> tuple[DriftedShare, .
 
 def _floats(table: pa.Table, column: str) -> Floats:
     return integers(table[column], null=0).astype(np.float64)
-
-
-def _sound(rows: pa.Table) -> Bools:
-    """Rows with every value inside its contract."""
-    sound = np.ones(rows.num_rows, np.bool_)
-    for column in TRANSACTIONS.columns:
-        values = rows[column.name]
-        if column.allowed is not None:
-            known = pc.is_in(values, value_set=array(list(column.allowed)))
-            sound &= np.asarray(pc.or_(known, pc.is_null(values)))
-            continue
-        if column.minimum is not None:
-            sound &= integers(values, null=column.minimum) >= column.minimum
-        if column.maximum is not None:
-            sound &= integers(values, null=column.maximum) <= column.maximum
-    return sound
-
-
-def _books(sent: pa.Table, events: pa.Table, oversold: int) -> Books:
-    """The books of what was sent; what arrived is added when it has."""
-    n = sent.num_rows
-    return Books(oversold, _wrong_amounts(sent, events), n, 0, 0, n)
-
-
-def _oversold(world: World, until: date) -> int:
-    """Events with more tickets sold than seats, over all days up to `until`."""
-    capacity = integers(world.catalogue(until).events["capacity"], null=0)
-    sold = np.zeros(capacity.size)
-    for number in range((until - world.config.start_date).days + 1):
-        orders = world.orders(world.config.start_date + timedelta(days=number))
-        sold += np.bincount(orders.event_id, orders.quantity, capacity.size)
-    return int((sold > capacity).sum())
-
-
-def _wrong_amounts(sent: pa.Table, events: pa.Table) -> int:
-    """Orders whose amount is not tickets times the tier's price, before or after the drift."""
-    price = integers(events["list_price_cents"], null=0)
-    tier = integers(pc.index_in(sent["tier"], value_set=array(list(TIERS))), null=0)
-    each = price[integers(sent["event_id"], null=0)] * TIER_PERCENT[tier] // 100
-    quantity = integers(sent["quantity"], null=0)
-    amount = integers(sent["amount_cents"], null=0)
-    drifted = each * DRIFTED_PRICE_PERCENT // 100
-    return int(((amount != each * quantity) & (amount != drifted * quantity)).sum())

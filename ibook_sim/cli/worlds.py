@@ -1,34 +1,23 @@
-"""The simulator's command line: write days, write the seed data set, describe a world."""
+"""Commands that write a world's days, describe it, draw it, and write the seed data set."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, ParamSpec, TypeVar
+from typing import Annotated, Final
 
 import typer
-from pydantic import ValidationError
 from rich.table import Table
 
-from ibook_assets.core.errors import IbookError
 from ibook_assets.core.settings import Settings
-from ibook_sim import scenario_commands
-from ibook_sim import seed_data as seeds
-from ibook_sim.console import print_json, progress_bar, stderr, stdout
+from ibook_sim.cli.console import print_json, progress_bar, stdout
+from ibook_sim.datasets import seed_data as seeds
+from ibook_sim.datasets.export import write_catalogue, write_days, write_truth
 from ibook_sim.describe import Description
 from ibook_sim.describe import describe as describe_world
-from ibook_sim.export import write_catalogue, write_days, write_truth
 from ibook_sim.plots import draw
 from ibook_sim.plots.sample import DAYS as PLOTTED_DAYS
-from ibook_sim.realtime import commands as realtime_commands
 from ibook_sim.world import World, WorldConfig, days_from
-
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 MAX_DAYS: Final = 3_650
 
@@ -49,37 +38,6 @@ Orders = Annotated[
 Out = Annotated[Path, typer.Option(file_okay=False, help="Folder to write to.")]
 
 
-def explains_errors(command: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A command whose bad input ends it with one clear message and code 2."""
-
-    @functools.wraps(command)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return command(*args, **kwargs)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'world'}: {e['msg']}" for e in error.errors()
-            )
-            message = f"the world cannot be made: {problems}"
-        except (IbookError, OSError) as error:
-            message = str(error)
-        stderr.print(f"[bold red]error[/]: {message}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2)
-
-    return wrapped
-
-
-app.command("list-scenarios")(explains_errors(scenario_commands.list_scenarios))
-app.command("validate")(explains_errors(scenario_commands.validate))
-app.command("run")(explains_errors(scenario_commands.run))
-app.command("run-all")(explains_errors(scenario_commands.run_all))
-app.command("mix")(explains_errors(scenario_commands.mix))
-app.command("realtime")(explains_errors(realtime_commands.realtime))
-app.command("replay")(explains_errors(realtime_commands.replay))
-
-
-@app.command()
-@explains_errors
 def world(
     days: Days,
     out: Out,
@@ -113,8 +71,6 @@ def world(
     stdout.print(table)
 
 
-@app.command("seed-data")
-@explains_errors
 def seed_data(
     out: Out = Path("data"),
     *,
@@ -137,8 +93,6 @@ def seed_data(
     stdout.print(table)
 
 
-@app.command()
-@explains_errors
 def describe(
     *,
     days: Days = 60,
@@ -159,8 +113,6 @@ def describe(
     stdout.print(_summary(config, description))
 
 
-@app.command()
-@explains_errors
 def plots(out: Out, *, as_json: Json = False) -> None:
     """Draw what the world looks like: OUT/world-<name>.svg, the pictures of docs/world.md."""
     with progress_bar("days played", PLOTTED_DAYS, quiet=as_json) as advance:

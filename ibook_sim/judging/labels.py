@@ -12,7 +12,7 @@ from ibook_assets.core.arrow import integers, pc
 from ibook_assets.core.tables import OUTCOMES
 from ibook_assets.core.times import DAY_US
 from ibook_sim.chaos import Chaos, deliver
-from ibook_sim.findings import Labels
+from ibook_sim.judging.findings import Labels
 from ibook_sim.world import World
 from ibook_sim.world.randomness import Floats, Ints
 

@@ -1,0 +1,1 @@
+"""What a run found, and whether it holds: books, labels, drift, calibration, objectives."""

@@ -1,0 +1,1 @@
+"""Runs played from beginning to end without a server: planned, spoilt, queued and scored."""
