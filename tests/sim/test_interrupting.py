@@ -1,11 +1,13 @@
 """Ctrl-C as it reaches a real process: it ends with a report of what was played."""
 
+import contextlib
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,8 @@ def test_ctrl_c_ends_with_a_report_of_what_was_played(
         drawn = b""
         while going not in drawn:
             drawn += os.read(screen, 1_024)
+        # A terminal that nobody reads fills up, and the run would wait for room to draw in.
+        threading.Thread(target=_read_on, args=(screen,), daemon=True).start()
         process.send_signal(signal.SIGINT)
         shown, _ = process.communicate(timeout=100)
     finally:
@@ -54,3 +58,10 @@ def test_ctrl_c_ends_with_a_report_of_what_was_played(
     assert 0 < found["orders"] < int(PLENTY)
     assert {"latency", "errors"} <= {check["name"] for check in found["checks"]}
     assert "INTERRUPTED" in out.read_text()
+
+
+def _read_on(screen: int) -> None:
+    """Read what is drawn until the terminal is closed."""
+    with contextlib.suppress(OSError):
+        while os.read(screen, 1_024):
+            pass
