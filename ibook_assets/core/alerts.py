@@ -29,7 +29,20 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.core.ids import check_name
 
 Kind = Literal[
-    "drift", "check", "run", "training", "promotion", "rollback", "refused-artefact", "test"
+    "drift",
+    "check",
+    "run",
+    "training",
+    "retraining",
+    "promotion",
+    "rollback",
+    "rejection",
+    "refused-artefact",
+    "service-down",
+    "service-errors",
+    "service-latency",
+    "freshness",
+    "test",
 ]
 Severity = Literal["info", "warning", "error", "critical"]
 Status = Literal["firing", "resolved", "notice"]
@@ -43,9 +56,15 @@ RUNBOOK_SECTIONS: Final[Mapping[Kind, str]] = {
     "check": "failed-check",
     "run": "failed-run",
     "training": "failed-retrain",
+    "retraining": "retraining-has-stopped",
     "promotion": "promotion",
     "rollback": "rollback",
+    "rejection": "rejection",
     "refused-artefact": "refused-artefact",
+    "service-down": "server-down",
+    "service-errors": "server-errors",
+    "service-latency": "slow-answers",
+    "freshness": "freshness",
     "test": "test-alert",
 }
 """Section of that page for each kind."""

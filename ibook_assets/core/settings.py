@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     """Integration key of the PagerDuty service that alerts go to."""
     runbooks_url: str = RUNBOOKS
     """Where people read `docs/runbooks.md`; alerts link to its sections."""
+    watch_server: bool = True
+    """Whether alerts are raised of the scoring server, once it has answered: that it is down, its
+    errors, its latency, and the age of its features."""
 
     otlp_endpoint: str | None = Field(
         default=None,

@@ -93,7 +93,7 @@ class Alerts:
         step, error = _first_failure(instance, run.run_id)
         days = _days(run)
         what = f"{run.job_name} of {days}" if days else run.job_name
-        return self._alert(
+        return self.make(
             "training" if run.job_name == TRAINING_JOB else "run",
             "error",
             "firing",
@@ -161,7 +161,7 @@ class Alerts:
         where = f"{asset} ({days})" if days else asset
         verb = "passes again" if evaluation.passed else "failed"
         detail = f": {evaluation.description}" if evaluation.description else "."
-        return self._alert(
+        return self.make(
             "check",
             "error" if is_error else "warning",
             "resolved" if evaluation.passed else "firing",
@@ -217,7 +217,7 @@ class Alerts:
         *,
         now: datetime,
     ) -> Alert:
-        return self._alert(
+        return self.make(
             "drift",
             "warning",
             status,
@@ -239,7 +239,7 @@ class Alerts:
         """An entry of the promotion log; a rollback or a withdrawal of challengers warns."""
         withdrawn = record.action == "challenge" and not record.challengers
         is_rollback = record.action == "rollback" or withdrawn
-        return self._alert(
+        return self.make(
             "rollback" if is_rollback else "promotion",
             "warning" if is_rollback else "info",
             "notice",
@@ -265,7 +265,7 @@ class Alerts:
             try:
                 load_artefact(blobs, model.artefact)
             except ContractError as error:
-                yield self._alert(
+                yield self.make(
                     "refused-artefact",
                     "critical",
                     "firing",
@@ -277,7 +277,7 @@ class Alerts:
                     at=now.timestamp(),
                 )
 
-    def _alert(
+    def make(
         self,
         kind: Kind,
         severity: Severity,
@@ -290,6 +290,7 @@ class Alerts:
         event: str,
         at: float,
     ) -> Alert:
+        """An alert with the runbook of its kind; `at` is a Unix time, None is no evidence."""
         return Alert(
             kind=kind,
             severity=severity,

@@ -1,23 +1,26 @@
 """Alerts of the graph: one sensor raises them into the outbox, another delivers it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ibook_assets.core.alerts import Alert, Destination, named, parse_destinations
+from ibook_assets.core.alerts import Alert, Destination, Kind, named, parse_destinations
 from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.monitoring.episodes import EpisodeCursor
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
+from ibook_assets.defs.alert_outcomes import given_up, rejected, rejection
 from ibook_assets.defs.alert_sources import MAX_AGE, Alerts, RunEnd, resolved
 from ibook_assets.defs.metadata import records
 from ibook_assets.defs.partitions import ML_PLATFORM, MONITORING
 from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.server_watch import server_watch
 from ibook_assets.stores.alerting import AlertOutbox, Entry
 from ibook_assets.stores.promotions import PromotionLog
+from ibook_assets.stores.rollouts import Rollouts
 
 ALERTS: Final = dg.AssetKey([MONITORING, "alerts"])
 
@@ -25,6 +28,12 @@ SECONDS_BETWEEN: Final = 30
 DELIVERY_SECONDS: Final = 20.0
 """What one tick spends on sending; Dagster allows it 60."""
 ROWS_SHOWN: Final = 50
+
+_OVER: Final[Mapping[Kind, str]] = {
+    "refused-artefact": "Its files are whole again, or it is not to serve any more.",
+    "retraining": "A training run is on its way or has succeeded, or the drift is over.",
+}
+"""Kinds that stand as long as they are found, and what is said when they are not any more."""
 
 Clock = Callable[[], datetime]
 
@@ -45,6 +54,8 @@ class AlertCursor(BaseModel):
     drift: dict[str, EpisodeCursor] = Field(default_factory=dict)
     promotions: dict[str, int] = Field(default_factory=dict)
     """Last entry read of each use case's log."""
+    rollouts: dict[str, int] = Field(default_factory=dict)
+    """The same of the rollouts' logs."""
 
     @classmethod
     def parse(cls, text: str | None) -> "AlertCursor":
@@ -75,9 +86,13 @@ def alert_assets() -> list[dg.AssetSpec]:
 
 
 def alert_sensors(settings: Settings, *, clock: Clock = _utc_now) -> list[dg.SensorDefinition]:
-    """The sensor that raises alerts and the one that delivers them; `clock` tells UTC time."""
+    """The two sensors that raise alerts and the one that delivers them; `clock` tells UTC time."""
     destinations = parse_destinations(settings.alert_webhooks, settings.pagerduty_routing_key)
-    return [_raising(settings, destinations, clock), _delivering(destinations, clock)]
+    return [
+        _raising(settings, destinations, clock),
+        server_watch(settings, destinations, clock),
+        _delivering(destinations, clock),
+    ]
 
 
 def _raising(
@@ -88,12 +103,13 @@ def _raising(
         minimum_interval_seconds=SECONDS_BETWEEN,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Raises alerts: drift that begins and ends, failed runs and checks, promotions, "
-            "rollbacks, artefacts that servers must refuse. Stores them for `alert_delivery`."
+            "Raises alerts: drift that begins and ends, failed runs and checks, retraining that "
+            "has given up, promotions, rollbacks, rejected models, artefacts that servers must "
+            "refuse. Stores them for `alert_delivery`."
         ),
     )
     def alerts(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
-        tick = _Tick(context.instance, lake, destinations, settings.runbooks_url, clock())
+        tick = _Tick(context.instance, lake, destinations, settings, clock())
         cursor = tick.after(AlertCursor.parse(context.cursor))
         return dg.SensorResult(
             skip_reason=f"{tick.raised} alerts raised", cursor=cursor.model_dump_json()
@@ -110,14 +126,15 @@ class _Tick:
         instance: dg.DagsterInstance,
         lake: LakeResource,
         destinations: Sequence[Destination],
-        runbooks: str,
+        settings: Settings,
         now: datetime,
     ) -> None:
         self._instance = instance
         self._lake = lake
         self._destinations = destinations
         self._now = now
-        self._alerts = Alerts(runbooks)
+        self._attempts = settings.retraining_attempts
+        self._alerts = Alerts(settings.runbooks_url)
         self._outbox = AlertOutbox(lake.blobs)
         self.raised = 0
 
@@ -127,14 +144,22 @@ class _Tick:
         failed = self._runs(dg.DagsterEventType.RUN_FAILURE, before.failed)
         succeeded = self._runs(dg.DagsterEventType.RUN_SUCCESS, before.succeeded)
         drift, promotions = dict(before.drift), dict(before.promotions)
+        rollouts = dict(before.rollouts)
         for name, use_case in USE_CASES.items():
             seen = drift.get(name, EpisodeCursor())
             drift[name], found = self._alerts.drift(self._instance, use_case, seen, now=self._now)
             for alert in found:
                 self._raise(alert)
             promotions[name] = self._promotions(name, promotions.get(name, 0))
-        self._close()
-        return AlertCursor(failed=failed, succeeded=succeeded, drift=drift, promotions=promotions)
+            rollouts[name] = self._rejections(name, rollouts.get(name, 0))
+        self._close(drift)
+        return AlertCursor(
+            failed=failed,
+            succeeded=succeeded,
+            drift=drift,
+            promotions=promotions,
+            rollouts=rollouts,
+        )
 
     def _runs(self, end: RunEnd, last: int) -> int:
         found = self._alerts.ended_runs(self._instance, end, after=last, now=self._now)
@@ -154,28 +179,51 @@ class _Tick:
         if newest is None:
             return known
         if newest.sequence > known:
+            # Taking a rejected shadow away is told by its rejection.
+            told = {e.tag for e in rejected(Rollouts(self._lake.blobs).history(use_case))}
             for record in log.history(use_case)[known:]:
-                if self._now - record.promoted_at < MAX_AGE:
+                if self._now - record.promoted_at < MAX_AGE and record.actor not in told:
                     self._raise(self._alerts.promotion(record))
         return newest.sequence
 
-    def _close(self) -> None:
-        """Resolve what is over without an event that says so, and find artefacts to refuse."""
-        refused = {
-            alert.dedup_key: alert
-            for name in USE_CASES
-            if (record := self._lake.promotions.current(name)) is not None
-            for alert in self._alerts.refused_artefacts(self._lake.blobs, record, now=self._now)
-        }
+    def _rejections(self, use_case: str, known: int) -> int:
+        rollouts = Rollouts(self._lake.blobs)
+        newest = rollouts.newest(use_case)
+        if newest is None or newest.sequence <= known:
+            return known
+        for entry in rejected(rollouts.history(use_case)[known:]):
+            if self._now - entry.at < MAX_AGE:
+                self._raise(rejection(self._alerts, entry))
+        return newest.sequence
+
+    def _close(self, drift: Mapping[str, EpisodeCursor]) -> None:
+        """Raise what stands without an event of its own, and resolve what is over."""
+        standing = {alert.dedup_key: alert for alert in self._standing(drift)}
         for alert in self._outbox.open_alerts():
             if alert.kind in ("run", "training"):
                 self._raise(self._alerts.recovered_run(self._instance, alert))
-            elif alert.kind == "refused-artefact" and alert.dedup_key not in refused:
-                summary = "Its files are whole again, or it is not to serve any more."
+            elif alert.kind in _OVER and alert.dedup_key not in standing:
+                summary = _OVER[alert.kind]
                 over = resolved(alert, summary=summary, event=alert.id, at=self._now)
                 self._raise(over)
-        for alert in refused.values():
+        for alert in standing.values():
             self._raise(alert)
+
+    def _standing(self, drift: Mapping[str, EpisodeCursor]) -> Iterator[Alert]:
+        for name, use_case in USE_CASES.items():
+            record = self._lake.promotions.current(name)
+            if record is not None:
+                yield from self._alerts.refused_artefacts(self._lake.blobs, record, now=self._now)
+            stopped = given_up(
+                self._alerts,
+                self._instance,
+                self._lake,
+                use_case,
+                drift[name].episode,
+                attempts=self._attempts,
+            )
+            if stopped is not None:
+                yield stopped
 
 
 def _delivering(destinations: Sequence[Destination], clock: Clock) -> dg.SensorDefinition:

@@ -20,6 +20,8 @@ class Receiver:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    pages: dict[str, bytes] = field(default_factory=dict)
+    """What a GET of each path is answered with; 404 elsewhere."""
 
     def will_answer(self, *statuses: int, body: bytes = b"", **headers: str) -> None:
         """The next requests are answered with these."""
@@ -52,6 +54,13 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def do_GET(self) -> None:
+            page = receiver.pages.get(self.path)
+            self.send_response(404 if page is None else 200)
+            self.send_header("content-length", str(len(page or b"")))
+            self.end_headers()
+            self.wfile.write(page or b"")
 
         def log_message(self, *_: object) -> None:
             """Nothing is printed."""

@@ -1,0 +1,189 @@
+"""Alerts of decisions: a rejected model is told once, retraining that gave up until it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from pydantic import SecretStr
+
+from ibook_assets.core.alerts import parse_destinations
+from ibook_assets.core.rollout_plan import RolloutPlan
+from ibook_assets.core.settings import Settings
+from ibook_assets.core.use_cases import FRAUD
+from ibook_assets.defs.alerting import alert_sensors
+from ibook_assets.defs.monitoring import drift_key
+from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.retraining import EPISODE, TRAINING_JOB
+from ibook_assets.stores.alerting import AlertOutbox
+from ibook_assets.stores.promotions import PromotionLog
+from ibook_assets.stores.rollouts import Rollouts
+from tests.promotion_drafts import a_draft, stored_artefact
+from tests.services.receiver import Receiver, receiving
+
+PLAN = RolloutPlan(
+    shadow_seconds=1, shares=(0.1,), watch_seconds=1, window_seconds=1, settle_seconds=0
+)
+WHO: dict[str, Any] = {"actor": "ana@ibook.test", "reason": "too many reviews"}
+
+
+@dg.op
+def nothing() -> None:
+    """A step of a job that only its name matters of."""
+
+
+TRAINING = dg.GraphDefinition(name=TRAINING_JOB, node_defs=[nothing]).to_job()
+
+
+class Platform:
+    """A platform whose champion is v1, ticked by hand."""
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance, net: Receiver) -> None:
+        self.net = net
+        self.instance = instance
+        self.settings = settings.model_copy(
+            update={"alert_webhooks": SecretStr(f"ops=generic:{net.url}/hook")}
+        )
+        self.lake = LakeResource(uri=settings.lake)
+        self.blobs = self.lake.blobs
+        self.rollouts = Rollouts(self.blobs)
+        self.promote("v1")
+        self.cursor: str | None = None
+        self.ticks()
+
+    def promote(self, version: str) -> None:
+        log = PromotionLog(self.blobs)
+        head = log.current(FRAUD.name)
+        draft = a_draft(version, artefact=stored_artefact(self.blobs))
+        log.promote(draft, expected_parent=None if head is None else head.sha256)
+
+    def ticks(self) -> list[tuple[str, str]]:
+        """Kind and status of what a tick has told."""
+        sensors = {s.name: s for s in alert_sensors(self.settings)}
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, resources={"lake": self.lake}
+        )
+        found = sensors["alerts"](context)
+        assert isinstance(found, dg.SensorResult)
+        self.cursor = found.cursor
+        before = len(self.net.bodies)
+        AlertOutbox(self.blobs).deliver(
+            parse_destinations(self.settings.alert_webhooks), seconds=30
+        )
+        return [(body["kind"], body["status"]) for body in self.net.bodies[before:]]
+
+    def drifts(self, day: str, score: float, *, champion: str = "v1") -> None:
+        metadata: dict[str, str | float | int] = {
+            "day": day,
+            "state": "stable",
+            "drift_score": score,
+            "champion_version": champion,
+            "new_days": 2,
+        }
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(asset_key=drift_key(FRAUD), partition=day, metadata=metadata)
+        )
+
+    @property
+    def episode(self) -> str:
+        """Name of the episode that the newest drift alert opened."""
+        drift = next(a for a in AlertOutbox(self.blobs).open_alerts() if a.kind == "drift")
+        return f"{FRAUD.name}@{drift.dedup_key.rpartition('/')[2]}"
+
+    def trains(self, status: dg.DagsterRunStatus) -> None:
+        """A training run that the episode asked for is in that state."""
+        ends = {
+            dg.DagsterRunStatus.SUCCESS: dg.DagsterEventType.RUN_SUCCESS,
+            dg.DagsterRunStatus.FAILURE: dg.DagsterEventType.RUN_FAILURE,
+        }
+        run = self.instance.create_run_for_job(
+            TRAINING, tags={EPISODE: self.episode}, status=dg.DagsterRunStatus.STARTED
+        )
+        if status in ends:
+            event = dg.DagsterEvent(ends[status].value, job_name=TRAINING_JOB)
+            self.instance.report_dagster_event(event, run.run_id)
+
+
+@pytest.fixture
+def platform(small: Settings) -> Iterator[Platform]:
+    with receiving() as net, dg.DagsterInstance.ephemeral() as instance:
+        yield Platform(small, instance, net)
+
+
+def test_a_model_that_the_gate_rejects_is_told_once(platform: Platform) -> None:
+    entry = platform.rollouts.start(FRAUD.name, "v2", PLAN, **WHO)
+    assert platform.ticks() == []
+    platform.rollouts.decide(entry, "rejected", actor="rollout", reason="recall is below the floor")
+    assert platform.ticks() == [("rejection", "notice")]
+    body = platform.net.bodies[-1]
+    assert body["summary"] == "rollout: v2 was rejected (recall is below the floor)"
+    assert (body["evidence"]["version"], body["evidence"]["champion"]) == ("v2", "v1")
+    platform.cursor = None
+    assert platform.ticks() == []
+
+
+def test_a_rejected_shadow_is_one_alert_although_two_logs_tell_of_it(platform: Platform) -> None:
+    rollouts = platform.rollouts
+    entry = rollouts.start(FRAUD.name, "v2", PLAN, **WHO)
+    model = a_draft("v2", artefact=stored_artefact(platform.blobs)).model
+    entry = rollouts.decide(entry, "gated", model=model, **WHO)
+    entry = rollouts.decide(entry, "shadow", **WHO)
+    rollouts.carry_out(FRAUD.name)
+    assert platform.ticks() == [("promotion", "notice")]
+    rollouts.decide(entry, "rejected", **WHO)
+    rollouts.carry_out(FRAUD.name)
+    assert platform.ticks() == [("rejection", "notice")]
+
+
+def test_a_canary_that_is_rolled_back_is_told_as_a_rollback(platform: Platform) -> None:
+    rollouts = platform.rollouts
+    entry = rollouts.start(FRAUD.name, "v2", PLAN, **WHO)
+    model = a_draft("v2", artefact=stored_artefact(platform.blobs)).model
+    for state in ("gated", "shadow", "canary"):
+        entry = rollouts.decide(entry, state, model=model if state == "gated" else None, **WHO)
+        rollouts.carry_out(FRAUD.name)
+    platform.ticks()
+    rollouts.decide(entry, "rolled_back", **WHO)
+    rollouts.carry_out(FRAUD.name)
+    assert platform.ticks() == [("rollback", "notice")]
+
+
+def test_retraining_that_has_given_up_is_told_until_the_drift_is_over(platform: Platform) -> None:
+    platform.drifts("2026-02-01", 0.5)
+    assert platform.ticks() == [("drift", "firing")]
+    for number in range(platform.settings.retraining_attempts):
+        assert ("retraining", "firing") not in platform.ticks(), number
+        platform.trains(dg.DagsterRunStatus.FAILURE)
+    assert ("retraining", "firing") in platform.ticks()
+    assert "3 attempts to train after the drift of 2026-02-01" in platform.net.bodies[-1]["summary"]
+    assert platform.ticks() == []
+    platform.drifts("2026-02-02", 0.05)
+    assert sorted(platform.ticks()) == [("drift", "resolved"), ("retraining", "resolved")]
+
+
+def test_a_run_that_somebody_starts_again_ends_the_alert(platform: Platform) -> None:
+    platform.drifts("2026-02-01", 0.5)
+    platform.ticks()
+    for _ in range(platform.settings.retraining_attempts):
+        platform.trains(dg.DagsterRunStatus.FAILURE)
+    assert ("retraining", "firing") in platform.ticks()
+    platform.trains(dg.DagsterRunStatus.STARTED)
+    assert platform.ticks() == [("retraining", "resolved")]
+
+
+def test_another_champion_ends_the_alert(platform: Platform) -> None:
+    platform.drifts("2026-02-01", 0.5)
+    platform.ticks()
+    for _ in range(platform.settings.retraining_attempts):
+        platform.trains(dg.DagsterRunStatus.FAILURE)
+    assert ("retraining", "firing") in platform.ticks()
+    platform.promote("v2")
+    assert ("retraining", "resolved") in platform.ticks()
+
+
+def test_a_cursor_of_an_older_release_is_read(platform: Platform) -> None:
+    platform.cursor = '{"failed": 0, "succeeded": 0, "drift": {}, "promotions": {"fraud": 1}}'
+    assert platform.ticks() == []
+    assert '"promotions":{"fraud":1}' in (platform.cursor or "")
