@@ -1,177 +1,20 @@
-"""Alerts of the graph on a real instance, delivered to a real receiver."""
+"""What is told of drift, runs, checks, promotions and artefacts, and when it is over."""
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
 import dagster as dg
 import pytest
-from pydantic import SecretStr
 
-from ibook_assets.core.errors import ContractError
-from ibook_assets.core.monitoring.signals import SignalName
 from ibook_assets.core.rollout import entering, entrant, withdrawing
-from ibook_assets.core.settings import Settings
-from ibook_assets.core.use_cases import FRAUD
-from ibook_assets.definitions import build_defs
-from ibook_assets.defs.alerting import ALERTS, alert_sensors
-from ibook_assets.defs.monitoring import drift_key, signal_key
 from ibook_assets.defs.raw import NOTHING_QUARANTINED
-from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import TRAINING_JOB
 from ibook_assets.defs.schedules import DAILY_DATA
 from ibook_assets.defs.signals import check_name
-from ibook_assets.stores.alerting import AlertOutbox
+from tests.defs.alerting.ticked import Platform, told
 from tests.promotion_drafts import a_draft, stored_artefact
-from tests.services.receiver import Receiver, receiving
+from tests.services.receiver import Receiver
 
-SKEW = dg.AssetKey(["monitoring", "feature_skew"])
 DAY_TAG = "dagster/partition"
-
-
-@dg.op
-def nothing() -> None:
-    """A step of a job that only its name matters of."""
-
-
-JOBS = {
-    name: dg.GraphDefinition(name=name, node_defs=[nothing]).to_job()
-    for name in (TRAINING_JOB, DAILY_DATA)
-}
-"""Jobs of the platform's names: building the platform's own takes seconds."""
-
-
-class Platform:
-    """A platform whose alert sensors are ticked by hand, with a clock that can be put forward."""
-
-    def __init__(self, settings: Settings, instance: dg.DagsterInstance, url: str) -> None:
-        webhooks = SecretStr(f"ops=generic:{url}/hook")
-        self.settings = settings.model_copy(update={"alert_webhooks": webhooks})
-        self.instance = instance
-        self.lake = LakeResource(uri=self.settings.lake)
-        self.ahead = timedelta(0)
-        self.cursors: dict[str, str | None] = {}
-        sensors = alert_sensors(self.settings, clock=lambda: datetime.now(UTC) + self.ahead)
-        self.sensors = {sensor.name: sensor for sensor in sensors}
-
-    def tick(self, name: str, *, remember: bool = True) -> dg.SensorResult:
-        context = dg.build_sensor_context(
-            instance=self.instance,
-            cursor=self.cursors.get(name),
-            resources={"lake": self.lake},
-        )
-        found = self.sensors[name](context)
-        assert isinstance(found, dg.SensorResult)
-        if remember:
-            self.cursors[name] = found.cursor
-        return found
-
-    def ticks(self) -> dg.AssetObservation | None:
-        """Both sensors once; what they show of `monitoring/alerts`, if that changed."""
-        self.tick("alerts")
-        events = self.tick("alert_delivery").asset_events
-        (shown,) = events or (None,)
-        assert shown is None or isinstance(shown, dg.AssetObservation)
-        return shown
-
-    @property
-    def outbox(self) -> AlertOutbox:
-        return AlertOutbox(self.lake.blobs)
-
-    def drift(self, day: str, score: float, *, champion: str = "v1") -> None:
-        metadata: Mapping[str, Any] = {
-            "day": day,
-            "state": "stable",
-            "drift_score": score,
-            "champion_version": champion,
-            "new_days": 2,
-        }
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(asset_key=drift_key(FRAUD), partition=day, metadata=metadata)
-        )
-
-    def signal(self, day: str, name: SignalName, *, state: str) -> None:
-        metadata: Mapping[str, Any] = {
-            "day": day,
-            "state": state,
-            "confirmed": state == "drifted",
-            "champion_version": "v1",
-            "new_days": 2,
-        }
-        key = signal_key(FRAUD, name)
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(asset_key=key, partition=day, metadata=metadata)
-        )
-
-    def run(self, job: str, *, well: bool, tags: Mapping[str, str] | None = None) -> str:
-        """A run of that job that has ended; its id."""
-        run = self.instance.create_run_for_job(
-            JOBS[job], tags=dict(tags or {}), status=dg.DagsterRunStatus.STARTED
-        )
-        kind = dg.DagsterEventType.RUN_SUCCESS if well else dg.DagsterEventType.RUN_FAILURE
-        self.instance.report_dagster_event(dg.DagsterEvent(kind.value, job_name=job), run.run_id)
-        return run.run_id
-
-    def check(
-        self,
-        day: str,
-        *,
-        passed: bool,
-        asset: dg.AssetKey = SKEW,
-        name: str = "no_skew",
-        severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-    ) -> None:
-        """A check is evaluated in a real run of a day."""
-
-        @dg.asset(
-            key=asset,
-            check_specs=[dg.AssetCheckSpec(name, asset=asset)],
-            partitions_def=dg.DailyPartitionsDefinition("2026-01-01"),
-        )
-        def judged() -> Iterator[dg.MaterializeResult[None]]:
-            result = dg.AssetCheckResult(
-                passed=passed, check_name=name, severity=severity, metadata={"mismatches": 3}
-            )
-            yield dg.MaterializeResult(check_results=[result])
-
-        dg.materialize([judged], instance=self.instance, partition_key=day)
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as found:
-        yield found
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A real instance: SQLite on disk."""
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as found:
-        yield found
-
-
-@pytest.fixture
-def platform(small: Settings, instance: dg.DagsterInstance, receiver: Receiver) -> Platform:
-    return Platform(small, instance, receiver.url)
-
-
-def told(receiver: Receiver) -> list[tuple[str, str, str]]:
-    return [(body["kind"], body["status"], body["dedup_key"]) for body in receiver.bodies]
-
-
-def test_the_sensors_belong_to_the_platform_and_are_on(small: Settings) -> None:
-    defs = build_defs(small)
-    for name in ("alerts", "alert_delivery"):
-        sensor = defs.resolve_sensor_def(name)
-        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
-
-
-def test_a_wrong_destination_ends_the_start_without_its_address(small: Settings) -> None:
-    wrong = small.model_copy(update={"alert_webhooks": SecretStr("ops=fax:https://x.org/secret")})
-    with pytest.raises(ContractError, match="unknown format") as refused:
-        build_defs(wrong)
-    assert "secret" not in str(refused.value)
 
 
 def test_nothing_happens_and_nobody_is_told(platform: Platform, receiver: Receiver) -> None:
@@ -397,65 +240,3 @@ def test_an_artefact_that_servers_must_refuse_is_told_until_it_is_whole(
         ("resolved", "critical"),
     ]
     assert "has sha256" in refused[0]["summary"]
-
-
-def test_a_crash_between_storing_and_the_cursor_tells_nothing_twice(
-    platform: Platform, receiver: Receiver
-) -> None:
-    platform.drift("2026-03-01", 0.45)
-    platform.run(TRAINING_JOB, well=False)
-    platform.check("2026-03-01", passed=False)
-    for _ in range(3):
-        platform.tick("alerts", remember=False)
-        platform.tick("alert_delivery", remember=False)
-    assert len(receiver.bodies) == 3
-    platform.cursors["alerts"] = "not a cursor"
-    platform.ticks()
-    assert len(receiver.bodies) == 3
-
-
-def test_what_happened_long_ago_is_no_news(platform: Platform, receiver: Receiver) -> None:
-    platform.run(TRAINING_JOB, well=False)
-    platform.check("2026-03-01", passed=False)
-    platform.ahead = timedelta(days=8)
-    platform.ticks()
-    assert receiver.bodies == []
-
-
-def test_a_delivery_that_keeps_failing_is_shown_and_made_later(
-    platform: Platform, receiver: Receiver
-) -> None:
-    receiver.will_answer(500, 500, body=b"down for maintenance")
-    platform.run(TRAINING_JOB, well=False)
-    shown = platform.ticks()
-    assert shown is not None
-    assert shown.asset_key == ALERTS
-    assert (shown.metadata["open"].value, shown.metadata["waiting"].value) == (1, 1)
-    table = shown.metadata["alerts"]
-    assert isinstance(table, dg.TableMetadataValue)
-    undelivered = table.records[0].data["undelivered"]
-    assert undelivered == "ops waiting after 1: 500 Internal Server Error down for maintenance"
-    assert receiver.url.removeprefix("http://") in str(shown.metadata["destinations"].value)
-    assert "/hook" not in str(shown.metadata)
-    # Not due yet: nothing is sent and nothing new is shown.
-    assert platform.ticks() is None
-    platform.ahead = timedelta(minutes=1)
-    platform.ticks()
-    platform.ahead = timedelta(minutes=5)
-    shown = platform.ticks()
-    assert len(receiver.bodies) == 3
-    assert shown is not None
-    assert (shown.metadata["open"].value, shown.metadata["waiting"].value) == (1, 0)
-
-
-def test_without_destinations_alerts_are_kept_and_shown(
-    small: Settings, instance: dg.DagsterInstance
-) -> None:
-    platform = Platform(small, instance, "http://127.0.0.1:1")
-    quiet = alert_sensors(small)
-    platform.sensors = {sensor.name: sensor for sensor in quiet}
-    platform.run(TRAINING_JOB, well=False)
-    shown = platform.ticks()
-    assert shown is not None
-    assert shown.metadata["open"].value == 1
-    assert shown.metadata["destinations"].value == "none"
