@@ -198,18 +198,18 @@ def requests_between(looks: Iterable[Look]) -> Requests:
     """Requests by arm between one look and the next."""
     steps: list[tuple[Look, Look | None]] = []
     before: Look | None = None
-    for now in looks:
+    for look in looks:
         if before is not None:
             # A server that was started anew has counted from nothing.
-            steps.append((now, before if before.since == now.since else None))
-        before = now
+            steps.append((look, before if before.since == look.since else None))
+        before = look
     return Requests(
-        tuple(now.at_us for now, _ in steps),
-        _counts((now.answered, then.answered if then else {}) for now, then in steps),
-        _counts((now.errors, then.errors if then else {}) for now, then in steps),
+        tuple(look.at_us for look, _ in steps),
+        _counts((look.answered, then.answered if then else {}) for look, then in steps),
+        _counts((look.errors, then.errors if then else {}) for look, then in steps),
         {
             bound: _counts(
-                (now.slower[bound], then.slower[bound] if then else {}) for now, then in steps
+                (look.slower[bound], then.slower[bound] if then else {}) for look, then in steps
             )
             for bound in LATENCY_BOUNDS
         },
@@ -218,8 +218,8 @@ def requests_between(looks: Iterable[Look]) -> Requests:
 
 def _counts(steps: Iterable[tuple[ByVariant, ByVariant]]) -> Counts:
     found = [
-        [max(0, now.get(arm, 0) - then.get(arm, 0)) for arm in (CHAMPION, CANARY)]
-        for now, then in steps
+        [max(0, later.get(arm, 0) - then.get(arm, 0)) for arm in (CHAMPION, CANARY)]
+        for later, then in steps
     ]
     return np.array(found, np.int64).reshape(-1, 2)
 
