@@ -100,8 +100,11 @@ def daily_plot(days: Sequence[str], series: Mapping[str, Sequence[float]]) -> dg
 
 
 def records(rows: Iterable[Mapping[str, Any]]) -> dg.MetadataValue:
-    """A Dagster table of plain rows."""
+    """A Dagster table of plain rows, which says so when there is none."""
     plain = [{k: _plain(v) for k, v in row.items()} for row in rows]
+    if not plain:
+        # A table without rows has no columns: Dagster refuses it.
+        return dg.MetadataValue.md("no rows")
     return dg.MetadataValue.table([dg.TableRecord(row) for row in plain])
 
 

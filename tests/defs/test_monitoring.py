@@ -21,6 +21,7 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.monitoring import MONITORING_JOB, drift_key
+from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import UNTIL, retraining_sensors
 from ibook_assets.stores.drift_days import compare_day, drift_records, report_folder, store_record
 from ibook_assets.stores.feature_days import feature_table
@@ -176,6 +177,17 @@ def test_without_a_champion_there_is_no_verdict(shop: Settings) -> None:
     assert "no fraud model has been promoted" in str(record.decision.reason)
 
 
+def test_a_day_without_a_champion_materialises_and_says_why_nothing_is_judged(
+    small: Settings, instance: dg.DagsterInstance
+) -> None:
+    job = build_defs(small).resolve_job_def(MONITORING_JOB)
+    done = job.execute_in_process(partition_key=DAY, instance=instance)
+    (told,) = done.asset_materializations_for_node("fraud__feature_drift")
+    assert told.metadata["state"].value == "insufficient_data"
+    assert "no fraud model has been promoted" in str(told.metadata["summary"].value)
+    assert told.metadata["columns"].value == "no rows"
+
+
 def test_a_verdict_is_confirmed_by_the_day_before_of_the_same_champion(shop: Settings) -> None:
     spoil(shop, "order_context", [BEFORE, DAY], checkout_duration=lambda x: x * 10)
     lake = lake_of(shop)
@@ -210,7 +222,11 @@ def test_the_asset_keeps_page_and_history_and_makes_the_sensor_fire(shop: Settin
         )
         (told,) = done.asset_materializations_for_node("fraud__feature_drift")
         (check,) = done.get_asset_check_evaluations()
-        context = dg.build_sensor_context(instance=instance, definitions=build_defs(shop))
+        context = dg.build_sensor_context(
+            instance=instance,
+            definitions=build_defs(shop),
+            resources={"lake": LakeResource(uri=shop.lake)},
+        )
         (sensor,) = retraining_sensors(shop)
         ticked = sensor.evaluate_tick(context)
     metadata: dict[str, Any] = {name: entry.value for name, entry in told.metadata.items()}
