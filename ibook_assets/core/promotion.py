@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from ibook_assets.core.assignment import CHAMPION, CONTROL, Routing, routing
-from ibook_assets.core.canonical import canonical_json, canonical_sha256
-from ibook_assets.core.errors import ContractError, IntegrityError
+from ibook_assets.core.canonical import canonical_json
+from ibook_assets.core.hash_chain import ChainedEntry, Sealed, unsealed
 from ibook_assets.core.ids import NAME_PATTERN
 from ibook_assets.core.manifest import Sha256
 
@@ -225,15 +225,12 @@ class ChallengeDraft(_Frozen):
 Draft: TypeAlias = PromotionDraft | ChallengeDraft
 
 
-class PromotionRecord(_Frozen):
+class PromotionRecord(ChainedEntry):
     """One entry of a use case's log: from its sequence on, `model` and `challengers` serve."""
 
     schema_version: Literal[1, 2] = 1
     """1 knows promotions and rollbacks; 2 challengers too. An entry has the lowest that holds it,
     so that an older release reads all it can act on."""
-    sequence: Annotated[int, Field(ge=1)]
-    parent_sha256: Sha256 | None
-    """Hash of the entry before this one; None for the first."""
     use_case: Name
     action: Action
     model: PromotedModel
@@ -281,9 +278,8 @@ class PromotionRecord(_Frozen):
 
     @model_validator(mode="after")
     def _place_in_the_chain(self) -> Self:
-        first = self.sequence == 1
-        if first != (self.parent_sha256 is None) or first != (self.previous_version is None):
-            msg = f"entry {self.sequence}: only the first entry has no parent and no predecessor"
+        if (self.sequence == 1) != (self.previous_version is None):
+            msg = f"entry {self.sequence}: only the first entry has no predecessor"
             raise ValueError(msg)
         if (self.action == "rollback") != (self.restores is not None):
             msg = f"entry {self.sequence}: a rollback names what it restores, nothing else does"
@@ -344,17 +340,16 @@ class PromotionRecord(_Frozen):
             reason=self.reason,
         )
 
-    @property
-    def sha256(self) -> str:
-        """Hash of this entry, which the next one names as its parent."""
-        return canonical_sha256(self)
 
-
-class SealedRecord(_Frozen):
-    """An entry as it is stored: the record and its hash, so that damage shows on its own."""
+class SealedRecord(Sealed[PromotionRecord]):
+    """A record as it is stored, with its hash, so that damage shows on its own."""
 
     record: PromotionRecord
-    sha256: Sha256
+
+    @property
+    def content(self) -> PromotionRecord:
+        """What was sealed."""
+        return self.record
 
 
 def seal(record: PromotionRecord) -> bytes:
@@ -369,14 +364,4 @@ def unseal(data: bytes, *, path: str) -> PromotionRecord:
         IntegrityError: the record does not have the hash stored with it.
         ContractError: it is no record this code can read.
     """
-    try:
-        sealed = SealedRecord.model_validate_json(data)
-    except ValueError as error:
-        msg = (
-            f"{path} is not a promotion record of schema version 1 or 2: restore the file from a "
-            f"copy, or upgrade if a newer release wrote it ({error})"
-        )
-        raise ContractError(msg) from error
-    if sealed.record.sha256 != sealed.sha256:
-        raise IntegrityError(path=path, expected=sealed.sha256, found=sealed.record.sha256)
-    return sealed.record
+    return unsealed(SealedRecord, data, path=path, what="promotion record of schema version 1 or 2")

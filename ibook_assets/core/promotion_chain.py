@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import AwareDatetime
 
 from ibook_assets.core.errors import ContractError
+from ibook_assets.core.hash_chain import verify_place
 from ibook_assets.core.promotion import (
     ChallengeDraft,
     PromotionDraft,
@@ -36,20 +37,13 @@ def verify_chain(records: Sequence[PromotionRecord]) -> None:
 
 def verify_link(previous: PromotionRecord | None, record: PromotionRecord) -> None:
     """ContractError unless `record` is the entry that follows `previous`."""
-    expected: tuple[int, str | None, str | None, str] = (1, None, None, record.use_case)
-    if previous is not None:
-        expected = (
-            previous.sequence + 1,
-            previous.sha256,
-            previous.model_version,
-            previous.use_case,
-        )
-    found = (record.sequence, record.parent_sha256, record.previous_version, record.use_case)
-    if found != expected:
+    verify_place(previous, record, log="promotions")
+    before = None if previous is None else previous.model_version
+    if record.previous_version != before:
         msg = (
-            f"entry {record.sequence} of the {record.use_case} promotions breaks the chain: "
-            f"(sequence, parent, previous version, use case) is {found}, must be {expected}. "
-            "An entry was changed after it was written: restore the log from a copy."
+            f"entry {record.sequence} of the {record.use_case} promotions says that "
+            f"{record.previous_version} served before it, which was {before}: restore the log from "
+            "a copy"
         )
         raise ContractError(msg)
     if record.action == "challenge" and previous is not None and record.model != previous.model:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
-from ibook_assets.core.canonical import canonical_json, canonical_sha256
-from ibook_assets.core.errors import ContractError, IntegrityError
-from ibook_assets.core.manifest import Sha256
+from ibook_assets.core.canonical import canonical_json
+from ibook_assets.core.errors import ContractError
+from ibook_assets.core.hash_chain import ChainedEntry, Sealed, unsealed, verify_place
 from ibook_assets.core.promotion import Name, PromotedModel, PromotionRecord, Stage, Text
 from ibook_assets.core.rollout_plan import RolloutPlan
 
@@ -37,15 +37,10 @@ HELD_STATES: Final[tuple[RolloutState, ...]] = ("shadow", "canary", "champion")
 """States that are a place in the promotion record."""
 
 
-class RolloutEntry(BaseModel):
+class RolloutEntry(ChainedEntry):
     """One decision of a rollout, with all that is needed to go on from it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schema_version: Literal[1] = 1
-    sequence: Annotated[int, Field(ge=1)]
-    parent_sha256: Sha256 | None
-    """Hash of the entry before this one; None for the first."""
     use_case: Name
     version: Name
     """The model that is rolled out."""
@@ -71,9 +66,6 @@ class RolloutEntry(BaseModel):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        if (self.sequence == 1) != (self.parent_sha256 is None):
-            msg = f"entry {self.sequence}: only the first entry has no parent"
-            raise ValueError(msg)
         if self.state == "archived":
             msg = f"entry {self.sequence}: archived is not decided, it follows from promotions"
             raise ValueError(msg)
@@ -84,11 +76,6 @@ class RolloutEntry(BaseModel):
             msg = f"entry {self.sequence}: the plan has {len(self.plan.shares)} canary steps"
             raise ValueError(msg)
         return self
-
-    @property
-    def sha256(self) -> str:
-        """Hash of this entry, which the next one names as its parent."""
-        return canonical_sha256(self)
 
     @property
     def tag(self) -> str:
@@ -113,11 +100,12 @@ class RolloutEntry(BaseModel):
         return f"{told}, paused" if self.paused else told
 
 
-class _SealedEntry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _SealedEntry(Sealed[RolloutEntry]):
     entry: RolloutEntry
-    sha256: Sha256
+
+    @property
+    def content(self) -> RolloutEntry:
+        return self.entry
 
 
 def seal_entry(entry: RolloutEntry) -> bytes:
@@ -132,29 +120,12 @@ def unseal_entry(data: bytes, *, path: str) -> RolloutEntry:
         IntegrityError: the entry does not have the hash stored with it.
         ContractError: it is no entry this code can read.
     """
-    try:
-        sealed = _SealedEntry.model_validate_json(data)
-    except ValueError as error:
-        msg = (
-            f"{path} is not a rollout entry of schema version 1: restore the file from a copy, or "
-            f"upgrade if a newer release wrote it ({error})"
-        )
-        raise ContractError(msg) from error
-    if sealed.entry.sha256 != sealed.sha256:
-        raise IntegrityError(path=path, expected=sealed.sha256, found=sealed.entry.sha256)
-    return sealed.entry
+    return unsealed(_SealedEntry, data, path=path, what="rollout entry of schema version 1")
 
 
 def verify_entry(previous: RolloutEntry | None, entry: RolloutEntry) -> None:
     """ContractError unless `entry` may follow `previous` in the log of its use case."""
-    expected = (1, None) if previous is None else (previous.sequence + 1, previous.sha256)
-    if (entry.sequence, entry.parent_sha256) != expected:
-        msg = (
-            f"entry {entry.sequence} of the {entry.use_case} rollouts breaks the chain: (sequence, "
-            f"parent) must be {expected}. An entry was changed after it was written: restore the "
-            "log from a copy."
-        )
-        raise ContractError(msg)
+    verify_place(previous, entry, log="rollouts")
     if entry.state == "candidate" and entry.decided == entry.sequence:
         return
     if previous is None or previous.version != entry.version:

@@ -23,6 +23,7 @@ from ibook_assets.core.promotion_chain import (
     origin,
     rollback_record,
     verify_chain,
+    verify_link,
 )
 from tests.promotion_drafts import a_draft
 
@@ -77,6 +78,12 @@ def test_a_lost_entry_is_named() -> None:
         verify_chain([log[0], log[2]])
     with pytest.raises(ContractError, match="entry 1 is missing"):
         verify_chain(log[1:])
+
+
+def test_who_served_before_must_be_who_did() -> None:
+    first, second = promoted("a", "b")
+    with pytest.raises(ContractError, match="says that c served before it, which was a"):
+        verify_link(first, second.model_copy(update={"previous_version": "c"}))
 
 
 def test_a_rollback_must_bring_back_what_it_says() -> None:
