@@ -35,8 +35,6 @@ NAME: Final = "ibook-recorder"
 """What process lists show."""
 SHIP_ROWS: Final = 10_000
 """Messages shipped at once."""
-SHIP_SECONDS: Final = 15.0
-"""Longest time that a message waits for others to be shipped with."""
 POLL_SECONDS: Final = 0.5
 LAST_RETRY_SECONDS: Final = 15.0
 """Longest pause between two attempts while the destination is away."""
@@ -175,26 +173,18 @@ def _user_key(stored: Stored) -> bytes:
 class Shipper:
     """Moves messages from the trace store to the destination, oldest first."""
 
-    def __init__(
-        self,
-        store: TraceStore,
-        settings: Settings,
-        *,
-        rows: int = SHIP_ROWS,
-        seconds: float = SHIP_SECONDS,
-    ) -> None:
+    def __init__(self, store: TraceStore, settings: Settings, *, rows: int = SHIP_ROWS) -> None:
         """Make a shipper; it connects when there is something to ship.
 
         Args:
             store: what to ship.
-            settings: where to, and what is kept here after that.
+            settings: where to, after how long, and what is kept here after that.
             rows: messages shipped at once.
-            seconds: longest wait for that many.
         """
         self._store = store
         self._settings = settings
         self._rows = rows
-        self._seconds = seconds
+        self._seconds = settings.prediction_ship_seconds
         self._destination: Destination | None = None
         self._outboxes: Mapping[str, Outbox] = {
             PREDICTION_LOG: store.predictions,

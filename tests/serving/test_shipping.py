@@ -35,6 +35,11 @@ def store(settings: Settings) -> TraceStore:
     return open_traces(settings)
 
 
+def within(seconds: float, settings: Settings) -> Settings:
+    """`settings` that let a message wait so long for others."""
+    return settings.model_copy(update={"prediction_ship_seconds": seconds})
+
+
 def landed(settings: Settings) -> list[str | None]:
     rows = LogFiles(open_blobs(settings.lake)).rows(PREDICTION_LOG)
     return list(rows["request_id"].to_pylist())
@@ -42,12 +47,12 @@ def landed(settings: Settings) -> list[str | None]:
 
 def test_messages_wait_for_others_or_for_their_time(settings: Settings, store: TraceStore) -> None:
     store.append([a_trace(f"r-{i}") for i in range(7)])
-    patient = Shipper(store, settings, rows=10, seconds=3_600)
+    patient = Shipper(store, within(3_600, settings), rows=10)
     assert patient.turn() == 0
     store.append([a_trace(f"s-{i}") for i in range(5)])
     assert patient.turn() == 10
     assert patient.turn() == 0
-    assert Shipper(store, settings, rows=10, seconds=0).turn() == 2
+    assert Shipper(store, within(0, settings), rows=10).turn() == 2
     assert landed(settings) == [f"r-{i}" for i in range(7)] + [f"s-{i}" for i in range(5)]
     files = LogFiles(open_blobs(settings.lake)).files(PREDICTION_LOG)
     assert [file.rows for file in files] == [10, 2]
@@ -80,7 +85,7 @@ def test_while_the_lake_is_away_everything_waits(settings: Settings, store: Trac
     store.append([a_trace("r-1")])
     Path(settings.lake).write_text("no folder")
     stop = threading.Event()
-    shipping = threading.Thread(target=Shipper(store, settings, seconds=0).run, args=(stop,))
+    shipping = threading.Thread(target=Shipper(store, within(0, settings)).run, args=(stop,))
     shipping.start()
     try:
         # Refused at least once by the time that a second writer of the store has been served.
@@ -116,7 +121,7 @@ def test_kafka_gets_every_message_by_user(
         update={"prediction_log": "kafka", "kafka_bootstrap": broker.log.bootstrap}
     )
     store.append([a_trace(f"r-{i}", user_id=i % 3) for i in range(30)])
-    shipper = Shipper(store, chosen, seconds=0)
+    shipper = Shipper(store, within(0, chosen))
     assert shipper.turn() == 30
     stop = threading.Event()
     stop.set()
@@ -149,7 +154,7 @@ def test_a_broker_that_is_away_loses_nothing(
     )
     dev_broker.kill()
     store.append([a_trace("r-1")])
-    shipper = Shipper(store, chosen, seconds=0)
+    shipper = Shipper(store, within(0, chosen))
     with pytest.raises(StoreUnavailableError):
         shipper.turn()
     assert store.predictions.backlog() == 1
