@@ -35,12 +35,12 @@ class CostModel:
     friction_share: float
     """Share of a legitimate order's amount lost when it is held: buyers lost, times margin."""
 
-    def passed_cents(self, fraud: Numbers, amount_cents: Numbers) -> Floats:
+    def passed_cents(self, fraud: Numbers | float, amount_cents: Numbers | float) -> Floats:
         """Cost of letting each order pass; `fraud` is a 0/1 label or a probability."""
         loss = amount_cents * self.loss_share + self.chargeback_fee_cents
         return np.asarray(fraud * loss, dtype=np.float64)
 
-    def held_cents(self, fraud: Numbers, amount_cents: Numbers) -> Floats:
+    def held_cents(self, fraud: Numbers | float, amount_cents: Numbers | float) -> Floats:
         """Cost of holding each order; `fraud` is a 0/1 label or a probability."""
         friction = (1 - fraud) * amount_cents * self.friction_share
         return np.asarray(self.review_cents + friction, dtype=np.float64)

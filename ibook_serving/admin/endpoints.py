@@ -32,7 +32,7 @@ from ibook_serving.admin.api import (
 )
 from ibook_serving.admin.switching import Switch, Switched, Switcher
 from ibook_serving.api import ReloadRequest, ReloadResponse
-from ibook_serving.http.access import ADMIN_SECURITY, require_admin_key
+from ibook_serving.http.access import ADMIN_PROBLEMS, ADMIN_SECURITY, require_admin_key
 from ibook_serving.http.decode import RELOAD, decode_body
 from ibook_serving.http.endpoints import read_body
 from ibook_serving.http.problems import ProblemError, invalid_field
@@ -43,12 +43,6 @@ from ibook_serving.scoring.service import ScoringService
 
 ACTOR: Final = "admin api"
 """Who changed the record when the client does not say who asks; the key is nobody's name."""
-
-KEY_PROBLEMS: Final = {
-    401: "Wrong key: the x-api-key header is missing or not the key",
-    403: "Closed: the server has no IBOOK_ADMIN_KEY",
-}
-"""How every route that needs the key refuses one."""
 
 _SWITCH: Final = msgspec.json.Decoder(SwitchRequest)
 
@@ -92,7 +86,7 @@ class AdminEndpoints:
                 "answers has loaded or refused.",
                 security=ADMIN_SECURITY,
                 answers={200: Answer("The models", ModelsResponse, admin_api.MODELS)},
-                problems={**KEY_PROBLEMS, 503: "Store away: the promotion log cannot be read"},
+                problems={**ADMIN_PROBLEMS, 503: "Store away: the promotion log cannot be read"},
             ),
             RouteSpec(
                 path="/admin/switch-model",
@@ -107,7 +101,7 @@ class AdminEndpoints:
                 security=ADMIN_SECURITY,
                 answers={200: Answer("What serves now", SwitchResponse, admin_api.SWITCHED)},
                 problems={
-                    **KEY_PROBLEMS,
+                    **ADMIN_PROBLEMS,
                     404: "Unknown version: the log has no such version; names those it has",
                     409: "Conflict: somebody else changed the record first or has the place, or "
                     "the model was refused",
@@ -127,7 +121,7 @@ class AdminEndpoints:
                 security=ADMIN_SECURITY,
                 answers={200: Answer("What serves now", ReloadResponse, examples.RELOADED)},
                 problems={
-                    **KEY_PROBLEMS,
+                    **ADMIN_PROBLEMS,
                     409: "Not serving that version: the expected version is not what is promoted, "
                     "or it was refused",
                     503: "Not ready: no model is promoted",

@@ -13,10 +13,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ibook_assets.core.errors import ContractError, IbookError, NotFoundError, StoreUnavailableError
-from ibook_assets.core.ids import NAME_PATTERN, check_name
+from ibook_assets.core.errors import IbookError, NotFoundError, StoreUnavailableError
 from ibook_assets.stores.blobs import Blobs
 from ibook_serving.experiments.example import EXAMPLE
+from ibook_serving.http.names import path_name, path_parameter
 from ibook_serving.http.problems import ProblemError, invalid_field
 from ibook_serving.http.routes import Answer, JsonResponse, RouteSpec
 
@@ -58,13 +58,7 @@ class ExperimentSummaries:
                 f"Answers may be {CACHED_SECONDS:g} s old, and what servers wrote arrives within "
                 "seconds of it.",
                 parameters=(
-                    {
-                        "name": "experiment",
-                        "in": "path",
-                        "required": True,
-                        "description": "Id of a defined experiment.",
-                        "schema": {"type": "string", "pattern": NAME_PATTERN},
-                    },
+                    path_parameter("experiment", "Id of a defined experiment."),
                     {
                         "name": _WINDOW,
                         "in": "query",
@@ -91,7 +85,7 @@ class ExperimentSummaries:
 
     async def summary(self, request: Request) -> Response:
         """GET /experiments/{experiment}/summary."""
-        name = _name(request.path_params["experiment"])
+        name = path_name(request, "experiment")
         hours = _window_of(request)
         kept = self._newest(name, hours)
         return JsonResponse(kept or await self._computed(name, hours), 200)
@@ -150,14 +144,6 @@ class ExperimentSummaries:
         from ibook_assets.stores.experiments import ExperimentReader
 
         return ExperimentReader(self._blobs)
-
-
-def _name(text: str) -> str:
-    try:
-        return check_name(text, what="experiment")
-    except ContractError as error:
-        where = "path.experiment"
-        raise invalid_field(where, f"must match {NAME_PATTERN}", text) from error
 
 
 def _window_of(request: Request) -> int:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hmac
+from typing import Final
 
 from starlette.requests import Request
 
 from ibook_assets.core.settings import Settings
 from ibook_serving.http.problems import ProblemError
 
-ADMIN_SECURITY = ("adminKey",)
+ADMIN_SECURITY: Final = ("adminKey",)
 """Name of the key in the OpenAPI document."""
+ADMIN_PROBLEMS: Final = {
+    401: "Wrong key: the x-api-key header is missing or not the key",
+    403: "Closed: the server has no IBOOK_ADMIN_KEY",
+}
+"""How every route that needs the key refuses a request without it."""
 
 
 def require_admin_key(request: Request, settings: Settings) -> None:

@@ -78,9 +78,9 @@ def _explain(message: str, body: bytes) -> ProblemError:
             f"{path}.{unknown[1][:64]}", f"is not a known field; known are {', '.join(known)}"
         )
     what = what[0].lower() + what[1:]
-    value: object = document
+    value = document
     for name, index in _STEP.findall(path):
-        value = value[name] if name else value[int(index)]  # type: ignore[index]
+        value = value[name] if name else value[int(index)]
     return invalid_field(path, what, value)
 
 

@@ -21,10 +21,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from ibook_assets.core.errors import ContractError, StoreUnavailableError
-from ibook_assets.core.ids import NAME_PATTERN, check_name
+from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.ids import NAME_PATTERN
 from ibook_assets.core.settings import Settings
 from ibook_assets.stores.claims import Claims, Found, open_claims
+from ibook_serving.http.names import checked_name
 from ibook_serving.http.problems import ProblemError, invalid_field
 from ibook_serving.http.routes import Endpoint
 
@@ -174,12 +175,7 @@ def _key_of(request: Request) -> str | None:
     found = [value for name, value in request.scope["headers"] if name == wanted]
     if not found:
         return None
-    text = b",".join(found).decode("latin-1")
-    try:
-        return check_name(text, what="idempotency key")
-    except ContractError as error:
-        where = f"header.{HEADER}"
-        raise invalid_field(where, f"must match {NAME_PATTERN}", text) from error
+    return checked_name(b",".join(found).decode("latin-1"), where=f"header.{HEADER}")
 
 
 def _fingerprint(request: Request, body: bytes) -> str:

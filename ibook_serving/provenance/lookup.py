@@ -16,15 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ibook_assets.core.errors import ContractError, IntegrityError, StoreUnavailableError
-from ibook_assets.core.ids import NAME_PATTERN, check_name
 from ibook_assets.core.predictions import Trace
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import from_us
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.traces import open_traces
 from ibook_serving.api import Reason
-from ibook_serving.http.access import ADMIN_SECURITY, require_admin_key
-from ibook_serving.http.problems import ProblemError, invalid_field
+from ibook_serving.http.access import ADMIN_PROBLEMS, ADMIN_SECURITY, require_admin_key
+from ibook_serving.http.names import path_name, path_parameter
+from ibook_serving.http.problems import ProblemError
 from ibook_serving.http.routes import Answer, RouteSpec, json_response
 from ibook_serving.provenance.recording import BATCH_SECONDS
 from ibook_serving.scoring.ports import Deployment, LoadedModel
@@ -145,20 +145,11 @@ class Lookup:
                 description="The trace of each variant that scored the request, with the reasons "
                 "for its score, the promotion that put the model there and the data it learnt "
                 f"from. Traces of the last {LAKE_DAYS} days with predictions are found.",
-                parameters=(
-                    {
-                        "name": "request_id",
-                        "in": "path",
-                        "required": True,
-                        "description": "The `request_id` of an answer.",
-                        "schema": {"type": "string", "pattern": NAME_PATTERN},
-                    },
-                ),
+                parameters=(path_parameter("request_id", "The `request_id` of an answer."),),
                 security=ADMIN_SECURITY,
                 answers={200: Answer("Its traces", Traces, _EXAMPLE)},
                 problems={
-                    401: "Wrong key: the x-api-key header is missing or not the key",
-                    403: "Closed: the server has no IBOOK_ADMIN_KEY",
+                    **ADMIN_PROBLEMS,
                     404: "Unknown request: no trace of it is kept",
                     422: "Invalid field: what a request id looks like",
                     500: "Damaged trace: what is stored is not what was written",
@@ -170,7 +161,7 @@ class Lookup:
     async def trace(self, request: Request) -> Response:
         """GET /traces/{request_id}."""
         require_admin_key(request, self._settings)
-        request_id = _name(request.path_params["request_id"])
+        request_id = path_name(request, "request_id")
         if self._waiting >= MAX_WAITING:
             raise ProblemError(
                 503, "Busy", f"{self._waiting} look-ups wait already.", headers={"Retry-After": "1"}
@@ -307,14 +298,6 @@ def _promotion(origin: Any) -> Promotion | None:  # noqa: ANN401 - see _archive
         mlflow_run_id=origin.model.mlflow_run_id,
         model_git_sha=origin.model.git_sha,
     )
-
-
-def _name(text: str) -> str:
-    try:
-        return check_name(text, what="request id")
-    except ContractError as error:
-        where = "path.request_id"
-        raise invalid_field(where, f"must match {NAME_PATTERN}", text) from error
 
 
 def _iso(timestamp_us: int) -> str:

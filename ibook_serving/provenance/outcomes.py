@@ -16,8 +16,8 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ibook_assets.core.errors import ContractError, StoreUnavailableError
-from ibook_assets.core.ids import NAME_PATTERN, check_name, entity_id
+from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.ids import entity_id
 from ibook_assets.core.messages import OUTCOME_LOG, encode
 from ibook_assets.core.predictions import Trace
 from ibook_assets.core.promotion import PromotionRecord
@@ -32,6 +32,7 @@ from ibook_serving.api import NAME, Amount, Identifier
 from ibook_serving.http.decode import cents, decode_body
 from ibook_serving.http.endpoints import read_body
 from ibook_serving.http.idempotency import IDEMPOTENCY_KEY, KEY_PROBLEMS, idempotent
+from ibook_serving.http.names import path_name, path_parameter
 from ibook_serving.http.problems import ProblemError, invalid_field
 from ibook_serving.http.routes import Answer, RouteSpec, json_response
 
@@ -117,13 +118,7 @@ class Outcomes:
                 body=OutcomesRequest,
                 body_example=_EXAMPLE,
                 parameters=(
-                    {
-                        "name": "experiment",
-                        "in": "path",
-                        "required": True,
-                        "description": "An experiment that the promotion log names.",
-                        "schema": {"type": "string", "pattern": NAME_PATTERN},
-                    },
+                    path_parameter("experiment", "An experiment that the promotion log names."),
                     IDEMPOTENCY_KEY,
                 ),
                 answers={202: Answer("They are kept", OutcomesResponse, OutcomesResponse(2, 0))},
@@ -137,7 +132,7 @@ class Outcomes:
 
     async def report(self, request: Request) -> Response:
         """POST /experiments/{experiment}/outcomes."""
-        experiment = _name(request.path_params["experiment"])
+        experiment = path_name(request, "experiment")
         body = await read_body(request, self._settings.max_body_bytes)
         reported = decode_body(body, _BODY).outcomes
         if len(reported) > self._settings.max_batch_rows:
@@ -233,14 +228,6 @@ def _unit(traces: Sequence[Trace], experiment: str) -> dict[str, Any]:
     unit = {"user_id": mine[-1].user_id, "variant": mine[-1].variant}
     order = mine[-1].transaction_id
     return unit if order is None else {**unit, "transaction_id": order}
-
-
-def _name(text: str) -> str:
-    try:
-        return check_name(text, what="experiment")
-    except ContractError as error:
-        where = "path.experiment"
-        raise invalid_field(where, f"must match {NAME_PATTERN}", text) from error
 
 
 _EXAMPLE: Final = {

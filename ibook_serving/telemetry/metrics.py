@@ -164,11 +164,9 @@ class Metrics:
             if answer.decision == REVIEW:
                 amount: Any = answer.row["amount_cents"]
                 self._child(self._saved, variant).inc(
-                    float(self._costs.passed_cents(score, amount))  # type: ignore[arg-type]
+                    float(self._costs.passed_cents(score, amount))
                 )
-                self._child(self._review, variant).inc(
-                    float(self._costs.held_cents(score, amount))  # type: ignore[arg-type]
-                )
+                self._child(self._review, variant).inc(float(self._costs.held_cents(score, amount)))
 
     def deployed(self, before: Deployment | None, after: Deployment) -> None:
         """`after` took the place of `before`."""

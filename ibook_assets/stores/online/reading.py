@@ -65,7 +65,8 @@ def driven(steps: Generator[Asked, Given, Result], give: Callable[[Asked], Given
         try:
             asked = steps.send(give(asked))
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            result: Result = done.value
+            return result
 
 
 class FeatureReader(Protocol):
