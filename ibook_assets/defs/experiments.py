@@ -2,11 +2,12 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
+import pyarrow as pa
 
 from ibook_assets.core.arrow import integers
 from ibook_assets.core.experiments.catalog import EXPERIMENTS, experiment_named
@@ -15,13 +16,14 @@ from ibook_assets.core.experiments.summarising import summarise
 from ibook_assets.core.experiments.summary import ExperimentSummary
 from ibook_assets.core.experiments.units import EXPOSURES, UNITS, units_of
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.tables import EXPERIMENT_OUTCOMES, OUTCOMES, PREDICTIONS
+from ibook_assets.core.tables import EXPERIMENT_OUTCOMES, OUTCOMES, PREDICTIONS, TableSpec
 from ibook_assets.core.times import DAY_US, to_us
 from ibook_assets.defs.metadata import png, records, summary, table_schema
 from ibook_assets.defs.partitions import ML_PLATFORM, RAW
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, live_run_check, monitoring_retries
 from ibook_assets.stores.experiments import FOLDER, ExperimentReader, store_summary
+from ibook_assets.stores.lake import Receipt
 
 GROUP: Final = "experiments"
 JOB: Final = "experiments"
@@ -38,8 +40,6 @@ _UNITS: Final = dg.AssetKey([GROUP, UNITS.name])
 _SUMMARY: Final = dg.AssetKey([GROUP, "summary"])
 
 BY_EXPERIMENT: Final = dg.StaticPartitionsDefinition(sorted(EXPERIMENTS))
-_ALL_DAYS: Final = dg.AllPartitionMapping()
-"""An experiment reads every landed day it ran on."""
 
 
 def experiment_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -88,18 +88,43 @@ def _running(reader: ExperimentReader, now_us: int) -> list[str]:
     return found
 
 
-def _exposures(settings: Settings) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=_EXPOSURES,
-        deps=[dg.AssetDep([RAW, PREDICTIONS.name], partition_mapping=_ALL_DAYS)],
+def _all_days(spec: TableSpec) -> dg.AssetDep:
+    """An experiment reads every landed day it ran on."""
+    return dg.AssetDep([RAW, spec.name], partition_mapping=dg.AllPartitionMapping())
+
+
+def _table(
+    spec: TableSpec, settings: Settings, *, deps: Sequence[dg.AssetDep | dg.AssetKey]
+) -> Callable[[Callable[..., dg.MaterializeResult[None]]], dg.AssetsDefinition]:
+    """Makes a step the asset of a table that has a partition an experiment."""
+    return dg.asset(
+        key=[GROUP, spec.name],
+        deps=deps,
         group_name=GROUP,
         owners=[ML_PLATFORM],
         kinds={"parquet"},
-        description=EXPOSURES.description,
+        description=spec.description,
         partitions_def=BY_EXPERIMENT,
         retry_policy=monitoring_retries(settings),
-        metadata={"dagster/column_schema": table_schema(EXPOSURES)},
+        metadata={"dagster/column_schema": table_schema(spec)},
     )
+
+
+def _written(
+    rows: pa.Table, spec: TableSpec, context: dg.AssetExecutionContext, lake: LakeResource
+) -> Receipt:
+    """`rows` committed as the partition of the run's experiment."""
+    return lake.tables.write(
+        f"{FOLDER}/{spec.name}",
+        context.partition_key,
+        rows,
+        spec=spec,
+        precommit=live_run_check(context),
+    )
+
+
+def _exposures(settings: Settings) -> dg.AssetsDefinition:
+    @_table(EXPOSURES, settings, deps=[_all_days(PREDICTIONS)])
     @fails_fast
     def exposures(
         context: dg.AssetExecutionContext, lake: LakeResource
@@ -108,13 +133,7 @@ def _exposures(settings: Settings) -> dg.AssetsDefinition:
         reader = ExperimentReader(lake.blobs, landed_only=True)
         run = reader.run(experiment)
         rows = reader.exposures(experiment, run, reader.answers(experiment, run))
-        receipt = lake.tables.write(
-            f"{FOLDER}/{EXPOSURES.name}",
-            experiment.id,
-            rows,
-            spec=EXPOSURES,
-            precommit=live_run_check(context),
-        )
+        receipt = _written(rows, EXPOSURES, context, lake)
         return dg.MaterializeResult(
             metadata={
                 **summary(receipt),
@@ -130,20 +149,7 @@ def _exposures(settings: Settings) -> dg.AssetsDefinition:
 def _outcomes(settings: Settings) -> dg.AssetsDefinition:
     upstream = (PREDICTIONS, EXPERIMENT_OUTCOMES, OUTCOMES)
 
-    @dg.asset(
-        key=_UNITS,
-        deps=[
-            _EXPOSURES,
-            *(dg.AssetDep([RAW, spec.name], partition_mapping=_ALL_DAYS) for spec in upstream),
-        ],
-        group_name=GROUP,
-        owners=[ML_PLATFORM],
-        kinds={"parquet"},
-        description=UNITS.description,
-        partitions_def=BY_EXPERIMENT,
-        retry_policy=monitoring_retries(settings),
-        metadata={"dagster/column_schema": table_schema(UNITS)},
-    )
+    @_table(UNITS, settings, deps=[_EXPOSURES, *map(_all_days, upstream)])
     @fails_fast
     def outcomes(
         context: dg.AssetExecutionContext, lake: LakeResource
@@ -157,13 +163,7 @@ def _outcomes(settings: Settings) -> dg.AssetsDefinition:
         rows = reader.units(
             experiment, run, exposed, reader.answers(experiment, run), as_of_us=as_of_us
         )
-        receipt = lake.tables.write(
-            f"{FOLDER}/{UNITS.name}",
-            experiment.id,
-            rows,
-            spec=UNITS,
-            precommit=live_run_check(context),
-        )
+        receipt = _written(rows, UNITS, context, lake)
         return dg.MaterializeResult(
             metadata={**summary(receipt), "as_of": dg.MetadataValue.timestamp(as_of_us / 1e6)},
             data_version=dg.DataVersion(receipt.sha256),

@@ -12,6 +12,7 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRANSACTIONS, TableSpec
 from ibook_assets.defs.log import LOGGED, SERVED, landed_ends, observed, topic
 from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.runs import IN_FLIGHT
 from ibook_assets.defs.schedules import DAILY_DATA, SERVED_DATA
 from ibook_assets.stores.log_files import LogFiles
 
@@ -28,13 +29,6 @@ SETTLING: Final = timedelta(minutes=2)
 
 _DAY_TAG: Final = "dagster/partition"
 _FIRST_DAY_TAG: Final = "dagster/asset_partition_range_start"
-_IN_FLIGHT: Final = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def log_sensors(settings: Settings) -> list[dg.SensorDefinition]:
@@ -165,6 +159,6 @@ def _asked(day: str, revision: str) -> str:
 
 def _in_flight(instance: dg.DagsterInstance, *, until: str) -> list[dg.DagsterRun]:
     """Unfinished runs that write a day up to `until`, whoever asked for them."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_IN_FLIGHT))
+    runs = instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT))
     first_days = (run.tags.get(_DAY_TAG) or run.tags.get(_FIRST_DAY_TAG) for run in runs)
     return [run for run, day in zip(runs, first_days, strict=True) if day and day <= until]
