@@ -12,6 +12,7 @@ from ibook_assets.defs.checks import feature_checks
 from ibook_assets.defs.experiments import experiment_assets, experiment_schedule
 from ibook_assets.defs.facts import fact_assets
 from ibook_assets.defs.features import feature_assets
+from ibook_assets.defs.hourly import hourly_features
 from ibook_assets.defs.log import log_assets
 from ibook_assets.defs.log_landing import log_sensors
 from ibook_assets.defs.model import model_assets
@@ -65,6 +66,7 @@ def build_defs(
     return dg.Definitions.merge(
         graph,
         jobs_and_schedules(chosen),
+        hourly_features(chosen),
         drift_schedule(),
         experiment_schedule(),
         rollout_defs(chosen),

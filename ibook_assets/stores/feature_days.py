@@ -8,6 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from ibook_assets.core.facts import FACT_TRANSACTIONS
+from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.features.catalog import view as view_named
 from ibook_assets.core.features.engine import (
     compute_view,
@@ -27,6 +28,13 @@ def feature_table(view: FeatureView | str) -> str:
     """Lake table of a feature view in its present definition."""
     spec = view_named(view) if isinstance(view, str) else view
     return f"features/{spec.name}/v={spec.spec_hash[:16]}"
+
+
+def featured_days(lake: Lake) -> list[str]:
+    """Days that have every feature view in its present definition, sorted."""
+    return sorted(
+        set.intersection(*(set(lake.partitions(feature_table(v))) for v in FEATURE_VIEWS))
+    )
 
 
 def feature_days(
