@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
-from pydantic import ValidationError
 
 from ibook_assets.core.arrow import integers
-from ibook_assets.core.canonical import canonical_json
-from ibook_assets.core.errors import ContractError, NotFoundError
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.monitoring import DriftDecision, Kind, Values, Windows, drift_of
 from ibook_assets.core.monitoring.columns import Ints
 from ibook_assets.core.monitoring.feature_columns import FeatureColumns, feature_columns
@@ -21,6 +18,7 @@ from ibook_assets.core.promotion import PromotedModel, PromotionRecord
 from ibook_assets.core.times import DAY_US, day_of
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.blobs import Blobs
+from ibook_assets.stores.daily_records import DailyRecords
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.signal_records import new_days
 from ibook_assets.stores.skew_days import batch_vectors
@@ -29,7 +27,7 @@ from ibook_assets.stores.training_data import read_training_set
 REFERENCE_DAYS: Final = 28
 """Last days of the champion's training set that a day is held against: four of each weekday."""
 
-DECISION: Final = "decision.json"
+_FOLDER: Final = "monitoring/feature_drift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def compare_day(
         confirmed=confirmed(
             decision,
             champion=model.model_version,
-            earlier=_just_before(lake.blobs, use_case.name, day),
+            earlier=_records(lake.blobs, use_case.name).right_before(day, days=PERSISTENCE - 1),
         ),
         left_out=columns.left_out,
     )
@@ -91,46 +89,21 @@ def compare_day(
 
 def report_folder(use_case: str, day: str) -> str:
     """Where everything about a day's drift lies."""
-    return f"monitoring/feature_drift/{use_case}/dt={day}"
+    return f"{_FOLDER}/{use_case}/dt={day}"
 
 
 def store_record(blobs: Blobs, record: DriftRecord, *, precommit: Callable[[], None]) -> str:
     """Keep `record` as its day's newest; the key it lies under."""
-    key = f"{report_folder(record.use_case, record.day)}/{DECISION}"
-    precommit()
-    blobs.put(key, canonical_json(record))
-    return key
+    return _records(blobs, record.use_case).store(record.day, record, precommit=precommit)
 
 
 def drift_records(blobs: Blobs, use_case: str, *, until: str, days: int) -> list[DriftRecord]:
     """The newest `days` records up to the day `until`, oldest first."""
-    start = f"monitoring/feature_drift/{use_case}/dt="
-    keys = sorted(key for key in blobs.list(start[:-3]) if key.endswith(f"/{DECISION}"))
-    known = [key for key in keys if key[len(start) :].partition("/")[0] <= until]
-    return [_read(blobs, key) for key in known[-days:]]
+    return _records(blobs, use_case).newest(until=until, days=days)
 
 
-def _read(blobs: Blobs, key: str) -> DriftRecord:
-    try:
-        return DriftRecord.model_validate_json(blobs.get(key))
-    except ValidationError as error:
-        msg = (
-            f"{blobs.location(key)} is not a drift record of schema version 1 "
-            f"({error.error_count()} errors); materialise the day's feature_drift again"
-        )
-        raise ContractError(msg) from error
-
-
-def _just_before(blobs: Blobs, use_case: str, day: str) -> list[DriftRecord]:
-    """Records of the days before `day` that persistence asks for, as far as there are any."""
-    found = []
-    for back in range(PERSISTENCE - 1, 0, -1):
-        before = (date.fromisoformat(day) - timedelta(days=back)).isoformat()
-        try:
-            found.append(_read(blobs, f"{report_folder(use_case, before)}/{DECISION}"))
-        except NotFoundError:
-            found.clear()  # a gap: what is further back does not stand in a row with today
-    return found
+def _records(blobs: Blobs, use_case: str) -> DailyRecords[DriftRecord]:
+    return DailyRecords(blobs, f"{_FOLDER}/{use_case}", DriftRecord, "feature_drift")
 
 
 def _reference(

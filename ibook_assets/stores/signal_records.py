@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, timedelta
-from typing import Final
+from datetime import date
 
-from pydantic import ValidationError
-
-from ibook_assets.core.canonical import canonical_json
-from ibook_assets.core.errors import ContractError, NotFoundError
 from ibook_assets.core.manifest import SnapshotManifest
 from ibook_assets.core.monitoring.signals import (
     SIGNALS,
@@ -21,8 +16,7 @@ from ibook_assets.core.monitoring.signals import (
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_assets.stores.blobs import Blobs
-
-RECORD: Final = "decision.json"
+from ibook_assets.stores.daily_records import DailyRecords
 
 
 def signal_record(
@@ -38,7 +32,8 @@ def signal_record(
     if champion is None:
         persists = False
     else:
-        earlier = _just_before(blobs, signal.name, use_case, day)
+        back = SIGNALS[signal.name].persistence - 1
+        earlier = _records(blobs, signal.name, use_case).right_before(day, days=back)
         persists = confirmed(signal, champion=champion.model.model_version, earlier=earlier)
     return SignalRecord(
         use_case=use_case,
@@ -63,44 +58,16 @@ def new_days(blobs: Blobs, champion: PromotionRecord | None, day: str) -> int:
 
 def store_signal(blobs: Blobs, record: SignalRecord, *, precommit: Callable[[], None]) -> str:
     """Keep `record` as its day's newest; the key it lies under."""
-    key = f"{_folder(record.signal.name, record.use_case)}/dt={record.day}/{RECORD}"
-    precommit()
-    blobs.put(key, canonical_json(record))
-    return key
+    records = _records(blobs, record.signal.name, record.use_case)
+    return records.store(record.day, record, precommit=precommit)
 
 
 def signal_records(
     blobs: Blobs, name: SignalName, use_case: str, *, until: str, days: int
 ) -> list[SignalRecord]:
     """The newest `days` records of a signal up to the day `until`, oldest first."""
-    start = f"{_folder(name, use_case)}/dt="
-    keys = sorted(key for key in blobs.list(start[:-3]) if key.endswith(f"/{RECORD}"))
-    known = [key for key in keys if key[len(start) :].partition("/")[0] <= until]
-    return [_read(blobs, key) for key in known[-days:]]
+    return _records(blobs, name, use_case).newest(until=until, days=days)
 
 
-def _folder(name: SignalName, use_case: str) -> str:
-    return f"monitoring/{name}/{use_case}"
-
-
-def _read(blobs: Blobs, key: str) -> SignalRecord:
-    try:
-        return SignalRecord.model_validate_json(blobs.get(key))
-    except ValidationError as error:
-        msg = (
-            f"{blobs.location(key)} is not a signal record of schema version 1 "
-            f"({error.error_count()} errors); materialise that day of the signal again"
-        )
-        raise ContractError(msg) from error
-
-
-def _just_before(blobs: Blobs, name: SignalName, use_case: str, day: str) -> list[SignalRecord]:
-    """Records of the days before `day` that persistence asks for, as far as there are any."""
-    found = []
-    for back in range(SIGNALS[name].persistence - 1, 0, -1):
-        before = (date.fromisoformat(day) - timedelta(days=back)).isoformat()
-        try:
-            found.append(_read(blobs, f"{_folder(name, use_case)}/dt={before}/{RECORD}"))
-        except NotFoundError:
-            found.clear()  # a gap: what is further back does not stand in a row with today
-    return found
+def _records(blobs: Blobs, name: SignalName, use_case: str) -> DailyRecords[SignalRecord]:
+    return DailyRecords(blobs, f"monitoring/{name}/{use_case}", SignalRecord, name)

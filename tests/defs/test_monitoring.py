@@ -204,7 +204,7 @@ def test_a_verdict_is_confirmed_by_the_day_before_of_the_same_champion(shop: Set
 def test_a_damaged_record_says_what_to_do(shop: Settings) -> None:
     lake = lake_of(shop)
     lake.blobs.put(f"{report_folder(FRAUD.name, BEFORE)}/decision.json", b"{}")
-    with pytest.raises(ContractError, match="materialise the day's feature_drift again"):
+    with pytest.raises(ContractError, match="materialise that day of feature_drift again"):
         drift_records(lake.blobs, FRAUD.name, until=DAY, days=2)
 
 

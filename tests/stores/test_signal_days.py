@@ -224,7 +224,7 @@ def test_without_matured_days_there_is_no_verdict(shop: MonitoredLake) -> None:
 
 def test_a_damaged_record_says_what_to_do(shop: MonitoredLake) -> None:
     shop.lake.blobs.put("monitoring/fraud_rate/fraud/dt=2026-03-01/decision.json", b"{}")
-    with pytest.raises(ContractError, match="materialise that day of the signal again"):
+    with pytest.raises(ContractError, match="materialise that day of fraud_rate again"):
         signal_records(shop.lake.blobs, "fraud_rate", "fraud", until="2026-03-02", days=1)
 
 
