@@ -10,6 +10,7 @@ import typer
 from ibook_assets.cli import backtest, features, promotions, tracing
 from ibook_assets.cli.alerts import alerts
 from ibook_assets.cli.console import console, explains_errors, settings
+from ibook_assets.cli.drift import drift
 from ibook_assets.cli.experiment import experiment
 from ibook_assets.cli.rollout import rollout
 from ibook_assets.cli.sim import with_gateway
@@ -28,6 +29,7 @@ app.command("trace")(tracing.trace)
 app.command("replay")(tracing.replay)
 app.command("lineage")(tracing.lineage)
 app.add_typer(alerts, name="alerts")
+app.add_typer(drift, name="drift")
 app.add_typer(experiment, name="experiment")
 app.add_typer(rollout, name="rollout")
 app.add_typer(stream, name="stream")

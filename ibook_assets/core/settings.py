@@ -91,6 +91,17 @@ class Settings(BaseSettings):
     """Threads XGBoost trains with. More only help on idle cores: on a busy pair two took longer
     than one."""
 
+    drift_reference_path: Path = Field(
+        default=Path("data/sample/drift_reference.csv"),
+        validation_alias=AliasChoices("IBOOK_DRIFT_REFERENCE_PATH", "DRIFT_REFERENCE_PATH"),
+    )
+    """CSV or Parquet file that `ibook drift report` compares with."""
+    drift_current_path: Path = Field(
+        default=Path("data/sample/drift_current.csv"),
+        validation_alias=AliasChoices("IBOOK_DRIFT_CURRENT_PATH", "DRIFT_CURRENT_PATH"),
+    )
+    """CSV or Parquet file whose drift `ibook drift report` tells."""
+
     retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Training runs that one drift episode may start; after as many failures somebody must look."""
     retraining_cooldown_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 24.0
