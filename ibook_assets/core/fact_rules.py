@@ -180,7 +180,7 @@ _ORDERS: Final = TableSpec(
 
 
 def _positions_of(wanted: Column, known: Column) -> Positions:
-    """Where each of `wanted` stands in `known`, which holds it once; -1 for nowhere."""
+    """Where each of `wanted` stands in `known`, which holds it once; -1 where it does not."""
     found = pc.index_in(one_chunk(wanted), value_set=one_chunk(known))
     return integers(found, null=-1)
 

@@ -165,15 +165,20 @@ sys.exit(0 if stopped else 1)
 """
 
 
-def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ATTENDED],
+def _leading_a_group(script: str) -> subprocess.Popen[str]:
+    """A process that runs `script` in a group of its own, as under an init system."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
+    )
+
+
+def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children() -> None:
+    with _leading_a_group(ATTENDED) as process:
         assert process.stdout is not None
         for _ in range(3):
             name, pid = process.stdout.readline().split()
@@ -189,14 +194,7 @@ def test_a_dead_attendant_is_replaced_however_often_and_ends_after_the_children(
 
 
 def test_what_a_dead_attendant_left_is_finished_before_the_end() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ATTENDED],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with _leading_a_group(ATTENDED) as process:
         assert process.stdout is not None
         _, pid = process.stdout.readline().split()
         # The supervisor is stopped before it can start another.
