@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     lake_uri: str | None = None
     """Where tables, models and promotion records live: a folder or `s3://bucket/prefix`.
     Unset: `<home>/lake`."""
+    lake_url: str | None = None
+    """Address at which browsers reach the files of the lake, such as a bucket's; reports are linked
+    there. Unset: their places are shown."""
     s3_endpoint_url: str | None = None
     """Endpoint of an S3-compatible store; unset means the cloud's own."""
     mlflow_tracking_uri: str | None = Field(

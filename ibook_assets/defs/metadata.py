@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ibook_assets.core.features.spec import FeatureView
 from ibook_assets.core.tables import TableSpec
+from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.lake import Receipt
 
 PREVIEW_ROWS = 5
@@ -65,6 +66,13 @@ def png(image: bytes, alt: str) -> dg.MetadataValue:
     """A PNG image shown in place."""
     encoded = base64.b64encode(image).decode()
     return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{encoded})")
+
+
+def lake_file(blobs: Blobs, key: str, url: str | None) -> dg.MetadataValue:
+    """The lake's file under `key`: a link where `url` serves the lake, else its place."""
+    if url is None:
+        return dg.MetadataValue.path(blobs.location(key))
+    return dg.MetadataValue.url(f"{url.rstrip('/')}/{key}")
 
 
 def summary(receipt: Receipt) -> dict[str, int | str]:

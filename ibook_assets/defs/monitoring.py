@@ -1,7 +1,8 @@
 """Monitoring: a model's day against what its champion learnt from and promised."""
 
+import json
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
@@ -11,11 +12,14 @@ from ibook_assets.core.monitoring.record import PERSISTENCE, DriftRecord
 from ibook_assets.core.monitoring.signals import SIGNALS, SignalName
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES, UseCase
-from ibook_assets.defs.metadata import daily_plot, records
+from ibook_assets.defs.metadata import daily_plot, lake_file, records
 from ibook_assets.defs.partitions import ML_PLATFORM, daily
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import fails_fast, live_run_check, monitoring_retries
 from ibook_assets.defs.signals import signal_asset
+
+if TYPE_CHECKING:
+    from ibook_assets.training.drift_page import DriftPage
 
 DRIFT: Final = "drift"
 """Group of the drift assets: apart from `monitoring`, whose assets every day's data run makes."""
@@ -116,8 +120,9 @@ def _feature_drift(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition
             metadata={
                 **_shown(compared.record),
                 RECORD: dg.MetadataValue.path(lake.blobs.location(stored)),
-                **{name: dg.MetadataValue.path(path) for name, path in pages.items()},
+                **{name: lake_file(lake.blobs, k, settings.lake_url) for name, k in pages.items()},
                 **_preview(compared.record, None if page is None else page.share),
+                **({} if page is None else _page_preview(page)),
                 "columns": _columns(compared.record),
                 "history": _history(history),
             },
@@ -178,6 +183,34 @@ def _preview(record: DriftRecord, evidently_share: float | None) -> dict[str, dg
     if drifted:
         lines.append("Drifted: " + ", ".join(f"`{name}`" for name in drifted[:10]) + ".")
     return {"summary": dg.MetadataValue.md("\n\n".join(lines))}
+
+
+def _page_preview(page: "DriftPage") -> dict[str, dg.MetadataValue]:
+    """Evidently's report in brief, shown in place: its HTML has the distributions."""
+    drifted = sum(column.drifted for column in page.columns)
+    lines = [
+        (
+            f"Evidently: {drifted} of {len(page.columns)} columns drifted ({page.share:.0%}; its "
+            f"test fails from {DRIFT_SCORE_THRESHOLD:.0%})."
+        ),
+        "",
+        "| column | method | distance | threshold | drifted |",
+        "|---|---|--:|--:|---|",
+        *(
+            f"| `{c.name}` | {c.method} | {c.value:.3f} | {c.threshold:g} "
+            f"| {'yes' if c.drifted else ''} |"
+            for c in page.columns[:COLUMNS_SHOWN]
+        ),
+    ]
+    if page.left_out:
+        left_out = ", ".join(f"`{name}`" for name in page.left_out[:COLUMNS_SHOWN])
+        lines += ["", f"Without a value in one of the windows, so not on its page: {left_out}."]
+    report = json.loads(page.json)
+    brief = {"metrics": report["metrics"][:1], "tests": report["tests"][:1]}
+    return {
+        "evidently": dg.MetadataValue.md("\n".join(lines)),
+        "evidently_summary": dg.MetadataValue.json(brief),
+    }
 
 
 def _columns(record: DriftRecord) -> dg.MetadataValue:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,6 +27,22 @@ _METHODS: Final = {"wasserstein": "wasserstein", "jensen_shannon": "jensenshanno
 
 
 @dataclass(frozen=True, slots=True)
+class PageColumn:
+    """What Evidently says of one column."""
+
+    name: str
+    method: str
+    value: float
+    """The distance."""
+    threshold: float
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the distance reaches the threshold."""
+        return self.value >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class DriftPage:
     """What Evidently made of two windows."""
 
@@ -34,7 +50,8 @@ class DriftPage:
     json: bytes
     share: float
     """Its share of drifted columns."""
-    columns: tuple[str, ...]
+    columns: tuple[PageColumn, ...]
+    """By descending distance."""
     left_out: tuple[str, ...]
     """Columns it cannot judge: without a finite value in one of the windows."""
 
@@ -122,14 +139,28 @@ def _drawn(
             page = Path(folder) / "drift.html"
             snapshot.save_html(str(page))
             html = page.read_bytes()
-        share = float(snapshot.dict()["metrics"][0]["value"]["share"])
-        return DriftPage(html, snapshot.json().encode(), share, tuple(reference), left_out)
+        told = snapshot.dict()["metrics"]
+        share = float(told[0]["value"]["share"])
+        return DriftPage(html, snapshot.json().encode(), share, _columns(told[1:]), left_out)
+
+
+def _columns(told: Sequence[Mapping[str, Any]]) -> tuple[PageColumn, ...]:
+    found = [
+        PageColumn(
+            name=metric["config"]["column"],
+            method=metric["config"]["method"],
+            value=float(metric["value"]),
+            threshold=float(metric["config"]["threshold"]),
+        )
+        for metric in told
+    ]
+    return tuple(sorted(found, key=lambda column: (-column.value, column.name)))
 
 
 def store_page(blobs: Blobs, use_case: str, day: str, page: DriftPage) -> dict[str, str]:
-    """Keep the report beside the day's drift record; where its two files lie."""
+    """Keep the report beside the day's drift record; the keys of its two files."""
     folder = report_folder(use_case, day)
     files = {"evidently_html": "evidently.html", "evidently_json": "evidently.json"}
     blobs.put(f"{folder}/{files['evidently_html']}", page.html)
     blobs.put(f"{folder}/{files['evidently_json']}", page.json)
-    return {name: blobs.location(f"{folder}/{file}") for name, file in files.items()}
+    return {name: f"{folder}/{file}" for name, file in files.items()}

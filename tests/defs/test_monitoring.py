@@ -236,7 +236,10 @@ def test_the_asset_keeps_page_and_history_and_makes_the_sensor_fire(shop: Settin
     (request,) = ticked.run_requests or ()
     assert request.tags[UNTIL] == DAY
     assert b"<!DOCTYPE html>" in Path(metadata["evidently_html"]).read_bytes()[:100]
+    assert "| `order_context:amount_to_list_price` | wasserstein |" in metadata["evidently"]
+    assert "Without a value" in metadata["evidently"]
     page = json.loads(Path(metadata["evidently_json"]).read_text())
+    assert metadata["evidently_summary"]["metrics"] == page["metrics"][:1]
     names = {entry["config"].get("column") for entry in page["metrics"]}
     # Evidently cannot draw a column without values; the record keeps it all the same.
     assert "order_context:checkout_duration" not in names
@@ -260,7 +263,9 @@ def _evidently_agrees(shop: Settings) -> None:
     kinds = {name: compared.kinds[name] for name in names}
     page = drift_page(reference, current, kinds)
     assert page is not None
-    assert page.columns == tuple(names)
+    assert {column.name for column in page.columns} == set(names)
+    # The brief under the page says what the page does.
+    assert sum(column.drifted for column in page.columns) == round(page.share * len(names))
     assert page.share == pytest.approx(drift_of(reference, current, kinds).distance_share)
     assert 0 < page.share < 1
 
@@ -294,4 +299,5 @@ def test_columns_of_every_kind_break_no_page_and_count_as_in_the_decision() -> N
     page = drift_page(reference, current, kinds)
     assert page is not None
     assert page.left_out == ()
+    assert sum(column.drifted for column in page.columns) == round(page.share * len(kinds))
     assert page.share == drift_of(reference, current, kinds).distance_share
