@@ -16,6 +16,7 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import DAY_US, SECOND_US, day_start_us
 from ibook_assets.defs.partitions import FACTS, FEATURES, MONITORING, RAW, SERVING, TRUTH
 from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.runs import IN_FLIGHT
 from ibook_assets.stores.lake import Lake
 
 HOURLY_FEATURES: Final = "hourly_features"
@@ -30,13 +31,6 @@ _AS_OF: Final = "as_of"
 _DAY_TAG: Final = "dagster/partition"
 _FIRST_DAY_TAG: Final = "dagster/asset_partition_range_start"
 _LAST_DAY_TAG: Final = "dagster/asset_partition_range_end"
-_IN_FLIGHT: Final = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 def hourly_features(settings: Settings) -> dg.Definitions:
@@ -134,7 +128,7 @@ def _publication(instance: dg.DagsterInstance, lake: Lake) -> dg.RunRequest | dg
 
 def _in_flight(instance: dg.DagsterInstance, day: str) -> str | None:
     """An unfinished run that writes that day, whoever asked for it."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=_IN_FLIGHT)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=IN_FLIGHT)):
         first = run.tags.get(_DAY_TAG) or run.tags.get(_FIRST_DAY_TAG)
         last = run.tags.get(_LAST_DAY_TAG) or first
         if first and last and first <= day <= last:
