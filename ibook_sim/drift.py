@@ -24,7 +24,7 @@ from datetime import date, timedelta
 from typing import Annotated, Final, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
@@ -93,12 +93,20 @@ class Drift(BaseModel):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Drift | None:
-        """The drift that the platform's `IBOOK_SIM_DRIFT_*` settings describe; None for none."""
+        """The drift that the platform's `IBOOK_SIM_DRIFT_*` settings describe; None for none.
+
+        Raises:
+            ContractError: they name no axis, or one that cannot begin on that day.
+        """
         if settings.sim_drift_level == 0.0:
             return None
-        since = settings.sim_drift_from
-        axes = AXES if since is None else LATER_AXES
-        return cls(level=settings.sim_drift_level, axes=axes, since=since)
+        axes = tuple(axis.strip() for axis in settings.sim_drift_axes.split(","))
+        told = {"level": settings.sim_drift_level, "axes": axes, "since": settings.sim_drift_from}
+        try:
+            return cls.model_validate(told)
+        except ValidationError as error:
+            msg = f"IBOOK_SIM_DRIFT_AXES={settings.sim_drift_axes}: {error.errors()[0]['msg']}"
+            raise ContractError(msg) from error
 
     def level_of(self, axis: Axis) -> float:
         """The level along `axis`."""

@@ -76,8 +76,10 @@ class Settings(BaseSettings):
     sim_drift_level: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far the simulated world has drifted: the weight of the drifted world, 0 is none."""
     sim_drift_from: date | None = None
-    """First day that drifts, in prices and in how fraud looks. Unset: the first of all, and fraud
-    is more frequent, too."""
+    """First day that drifts; prior drift cannot begin later than the world. Unset: the world's
+    first day."""
+    sim_drift_axes: str = "covariate,prior,concept"
+    """What drifts: prices, how frequent fraud is, how fraud looks."""
 
     files_transactions: Path | None = None
     """CSV or Parquet file of transactions, read when `source` is `files`."""

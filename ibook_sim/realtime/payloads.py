@@ -9,6 +9,8 @@ from urllib.parse import SplitResult
 import msgspec
 import pyarrow as pa
 
+from ibook_assets.core.times import from_us
+
 CHUNK_ROWS: Final = 20_000
 """Rows turned into Python values at a time."""
 
@@ -33,6 +35,7 @@ class _Order(msgspec.Struct, omit_defaults=True, gc=False):
     checkout_seconds: float | None = None
     geo_distance_km: float | None = None
     account_age_days: float | None = None
+    occurred_at: str | None = None
 
 
 _COLUMNS: Final = (
@@ -40,30 +43,33 @@ _COLUMNS: Final = (
     *("device_id", "ip_id", "quantity", "tier", "channel", "declines", "avs_match"),
     *("device_accounts", "checkout_ms", "geo_distance_m", "account_age_s"),
 )
+_PLACED: Final = "occurred_ts"
 
 
-def bodies(transactions: pa.Table) -> list[bytes]:
+def bodies(transactions: pa.Table, *, dated: bool = False) -> list[bytes]:
     """A scoring request's body for each order, in row order.
 
-    The time of the order is left out: to the server it is placed when it arrives.
+    Unless `dated` the time of the order is left out: to the server it is placed when it arrives.
     """
     encode = msgspec.json.Encoder().encode
     found: list[bytes] = []
     for start in range(0, transactions.num_rows, CHUNK_ROWS):
         chunk = transactions.slice(start, CHUNK_ROWS)
-        columns = [chunk[name].to_pylist() for name in _COLUMNS]
-        found += [encode({"requests": [_order(row)]}) for row in zip(*columns, strict=True)]
+        columns = [chunk[name].to_pylist() for name in (*_COLUMNS, _PLACED)]
+        rows = zip(*columns, strict=True)
+        found += [encode({"requests": [_order(row, dated=dated)]}) for row in rows]
     return found
 
 
-def _order(row: Sequence[Any]) -> _Order:
-    user, event, cents, *same, checkout_ms, geo_m, age_s = row
+def _order(row: Sequence[Any], *, dated: bool) -> _Order:
+    user, event, cents, *same, checkout_ms, geo_m, age_s, placed_us = row
     scaled = (
         None if checkout_ms is None else checkout_ms / 1_000,
         None if geo_m is None else geo_m / 1_000,
         None if age_s is None else age_s / 86_400,
     )
-    values: tuple[Any, ...] = (user, event, cents / 100, *same, *scaled)
+    occurred_at = from_us(placed_us).isoformat() if dated else None
+    values: tuple[Any, ...] = (user, event, cents / 100, *same, *scaled, occurred_at)
     return _Order(*values)
 
 

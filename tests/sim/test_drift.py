@@ -128,7 +128,11 @@ def test_the_prior_cannot_begin_later() -> None:
         ({}, None),
         ({"sim_drift_level": 0.4}, Drift(level=0.4)),
         (
-            {"sim_drift_level": 0.7, "sim_drift_from": date(2026, 3, 1)},
+            {
+                "sim_drift_level": 0.7,
+                "sim_drift_from": date(2026, 3, 1),
+                "sim_drift_axes": "covariate, concept",
+            },
             Drift(level=0.7, axes=LATER_AXES, since=date(2026, 3, 1)),
         ),
     ],
@@ -136,6 +140,16 @@ def test_the_prior_cannot_begin_later() -> None:
 )
 def test_settings_describe_the_drift(told: dict[str, Any], expected: Drift | None) -> None:
     assert Drift.from_settings(Settings(**told)) == expected
+
+
+@pytest.mark.parametrize(
+    ("axes", "why"),
+    [("prices", "'covariate', 'prior' or 'concept'"), ("prior", "prior drift cannot begin on")],
+)
+def test_settings_that_describe_no_drift_say_why(axes: str, why: str) -> None:
+    told = Settings(sim_drift_level=0.5, sim_drift_from=date(2026, 3, 1), sim_drift_axes=axes)
+    with pytest.raises(ContractError, match=f"IBOOK_SIM_DRIFT_AXES={axes}.*{why}"):
+        Drift.from_settings(told)
 
 
 def test_a_judge_that_knows_the_drift_is_calibrated_and_beats_one_that_does_not() -> None:

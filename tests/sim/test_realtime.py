@@ -213,6 +213,16 @@ def test_every_payload_is_an_order_the_scoring_api_reads(transactions: pa.Table)
         read = order_row(request.requests[0], path="$", now_us=0)
         assert {name: read[name] for name in same} == {name: row[name] for name in same}
         assert read["account_age_s"] == row["account_age_s"]
+        assert read["occurred_ts"] == read["known_ts"] == 0
+
+
+def test_a_dated_payload_tells_when_the_order_was_placed(transactions: pa.Table) -> None:
+    rows = transactions.slice(0, 50)
+    for body, row in zip(bodies(rows, dated=True), rows.to_pylist(), strict=True):
+        request = decode_body(body, PREDICT)
+        assert isinstance(request, PredictRequest)
+        read = order_row(request.requests[0], path="$", now_us=row["known_ts"])
+        assert read["occurred_ts"] == row["occurred_ts"]
 
 
 def test_offline_answers_depend_on_the_seed_alone() -> None:
