@@ -82,13 +82,7 @@ def entering(
     stage, version = wanted.stage, model.model_version
     variant = wanted.variant or stage
     others = [c for c in record.challengers if c.model.model_version != version]
-    taken = next((c.model.model_version for c in others if c.variant == variant), None)
-    if taken is not None:
-        msg = (
-            f"{record.use_case}: {variant} is {taken} already; withdraw it first, or give this one "
-            "a variant of its own"
-        )
-        raise ConflictError(msg)
+    require_free(record, variant, but_for=version)
     found = Challenger(
         variant=variant,
         stage=stage,
@@ -103,6 +97,18 @@ def entering(
         challengers = [*others, found]
     experiment = _experiment(record, wanted)
     return _draft(record, challengers, experiment, actor=actor, reason=reason)
+
+
+def require_free(record: PromotionRecord, variant: str, *, but_for: str | None = None) -> None:
+    """ConflictError when a model, other than `but_for`, stands as `variant` already."""
+    for challenger in record.challengers:
+        taken = challenger.model.model_version
+        if challenger.variant == variant and taken != but_for:
+            msg = (
+                f"{record.use_case}: {variant} is {taken} already; withdraw it first, or give this "
+                "one a variant of its own"
+            )
+            raise ConflictError(msg)
 
 
 def _experiment(record: PromotionRecord, wanted: Entrant) -> str | None:

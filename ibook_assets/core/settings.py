@@ -108,14 +108,17 @@ class Settings(BaseSettings):
     """CSV or Parquet file whose drift `ibook drift report` tells."""
 
     retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Training runs that one drift episode may start; after as many failures somebody must look."""
+    """Training runs that one drift episode may start: others follow one that failed, or whose model
+    was not accepted. Then somebody must look."""
     retraining_cooldown_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 24.0
-    """Hours after a successful training run in which drift starts no other."""
+    """Hours after a successful training run, and after the end of its model's rollout, in which
+    drift starts no other."""
     retraining_retry_minutes: Annotated[float, Field(ge=0, le=24 * 60)] = 10.0
     """Minutes after a failed attempt until the next; twice as long after the second, and so on."""
 
-    rollout_automatic: bool = False
-    """Whether a model that a Dagster run let in as a shadow begins its rollout by itself."""
+    rollout_automatic: bool = True
+    """Whether a model that the retraining sensor or the weekly schedule had trained goes through a
+    rollout; if not, it becomes the champion once the gate opens. The first champion has none."""
     rollout_shadow_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 1.0
     """Hours that a new model scores every order unseen before it answers anybody, at least; 0: it
     begins as a canary."""

@@ -1,7 +1,11 @@
-"""The retraining sensor: a drift episode becomes one training run, retried within bounds."""
+"""What asks for training: the sensor, one run a drift episode, retried within bounds; the week.
+
+While a rollout is on its way neither trains another model: there would be no place for it.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
@@ -16,6 +20,7 @@ from ibook_assets.core.monitoring.episodes import (
 from ibook_assets.core.monitoring.signals import SIGNALS, SignalName
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES, UseCase
+from ibook_assets.defs.model import ROLLED_OUT, Place, promotion_step
 from ibook_assets.defs.monitoring import (
     CHAMPION,
     CONFIRMED,
@@ -26,6 +31,9 @@ from ibook_assets.defs.monitoring import (
     drift_key,
     signal_key,
 )
+from ibook_assets.defs.resources import LakeResource
+from ibook_assets.defs.runs import IN_FLIGHT, actor_of
+from ibook_assets.stores.rollouts import Rollouts
 
 EPISODE: Final = "ibook/drift_episode"
 """Tag of a run: the episode that asked for it."""
@@ -44,13 +52,6 @@ TRAINING_JOB: Final = "training"
 SECONDS_BETWEEN: Final = 30
 READ_AT_ONCE: Final = 200
 
-_IN_FLIGHT: Final = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 _HOUR: Final = 3_600.0
 _MINUTE: Final = 60.0
 
@@ -76,11 +77,11 @@ def _retraining(use_case: UseCase, settings: Settings, clock: Clock) -> dg.Senso
             "an episode, whatever the signals, retried when it fails."
         ),
     )
-    def retraining(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    def retraining(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
         cursor = EpisodeCursor.parse(context.cursor)
         for seen in all_observations(context.instance, use_case, cursor.storage_id):
             cursor = cursor.after(seen)
-        step = _next_step(context.instance, cursor, use_case, settings, now=clock())
+        step = _next_step(context.instance, lake, cursor, use_case, settings, now=clock())
         return dg.SensorResult(
             run_requests=[step] if isinstance(step, dg.RunRequest) else None,
             skip_reason=step if isinstance(step, str) else None,
@@ -88,6 +89,31 @@ def _retraining(use_case: UseCase, settings: Settings, clock: Clock) -> dg.Senso
         )
 
     return retraining
+
+
+def weekly_training(settings: Settings) -> dg.ScheduleDefinition:
+    """Trains every week, what the newest days teach; switched off at first."""
+
+    @dg.schedule(
+        job_name=TRAINING_JOB,
+        cron_schedule="0 2 * * 0",
+        name="weekly_training",
+        description="Trains on Sundays, unless a model is trained or rolled out already.",
+    )
+    def weekly(
+        context: dg.ScheduleEvaluationContext, lake: LakeResource
+    ) -> dg.RunRequest | dg.SkipReason:
+        rollouts = Rollouts(lake.blobs)
+        running = _in_flight(context.instance)
+        waits = None if running is None else f"training run {running} is on its way"
+        for name in USE_CASES:
+            waits = waits or rollouts.obstacle(name)
+        if waits is not None:
+            return dg.SkipReason(waits)
+        target: Place = ROLLED_OUT if settings.rollout_automatic else "champion"
+        return dg.RunRequest(run_config=_place(target, *USE_CASES.values()))
+
+    return weekly
 
 
 def all_observations(
@@ -146,6 +172,7 @@ def _observation(
 
 def _next_step(
     instance: dg.DagsterInstance,
+    lake: LakeResource,
     cursor: EpisodeCursor,
     use_case: UseCase,
     settings: Settings,
@@ -157,27 +184,32 @@ def _next_step(
     if episode is None or newest is None:
         return "no drift episode is open"
     named = episode_name(use_case, episode)
-    attempts = instance.get_run_records(dg.RunsFilter(tags={EPISODE: named}))
-    if any(record.dagster_run.status is dg.DagsterRunStatus.SUCCESS for record in attempts):
-        return f"{named} has been trained for; it ends when the drift does or another model serves"
-    if newest.new_days < 1:
-        return f"{named} waits: the champion has learnt from every day that is mature"
-    if cursor.blocked is not None:
-        return (
-            f"{named} waits: the features of {cursor.blocked.day} are broken, see "
-            f"{use_case.name}/{cursor.blocked.signal}. Mend them and materialise the day again"
-        )
-    return _waits(instance, named, attempts, settings, now=now) or dg.RunRequest(
+    head = lake.promotions.current(use_case.name)
+    if head is not None and head.model_version != episode.champion_version:
+        return f"{named} ends with the next day that is judged: {head.model_version} serves by now"
+    attempts = _Attempts(named, instance.get_run_records(dg.RunsFilter(tags={EPISODE: named})))
+    waits = (
+        _unfit(named, cursor, use_case)
+        or _on_its_way(instance, lake, named, use_case)
+        or attempts.after_training(lake, use_case, newest.day, settings, now=now)
+        or attempts.after_failure(settings, now=now)
+        or _cooling(instance, named, settings, now=now)
+    )
+    direct: Place = "shadow" if episode.shadow_only else "champion"
+    target = ROLLED_OUT if settings.rollout_automatic else direct
+    return waits or dg.RunRequest(
         # A run key never starts a second run, so an attempt has a key of its own.
-        run_key=f"{named}#{len(attempts) + 1}",
+        run_key=f"{named}#{attempts.made + 1}",
         tags={EPISODE: named, UNTIL: newest.day, SIGNALLED: ",".join(sorted(episode.signals))},
-        run_config=_beside_the_champion(use_case) if episode.shadow_only else None,
+        run_config=_place(target, use_case),
     )
 
 
-def _beside_the_champion(use_case: UseCase) -> dict[str, Any]:
-    """Run config of a training whose model enters as a shadow."""
-    return {"ops": {f"{use_case.name}__promotion": {"config": {"target": "shadow"}}}}
+def _place(target: Place, *use_cases: UseCase) -> dict[str, Any]:
+    """Run config of a training whose models get that place."""
+    return {
+        "ops": {promotion_step(use_case): {"config": {"target": target}} for use_case in use_cases}
+    }
 
 
 def episode_name(use_case: UseCase, episode: Episode) -> str:
@@ -185,28 +217,38 @@ def episode_name(use_case: UseCase, episode: Episode) -> str:
     return f"{use_case.name}@{episode.storage_id}"
 
 
-def _waits(
-    instance: dg.DagsterInstance,
-    named: str,
-    attempts: Sequence[dg.RunRecord],
-    settings: Settings,
-    *,
-    now: float,
-) -> str | None:
-    """Why the next attempt must wait; None when it need not."""
-    running = instance.get_runs(dg.RunsFilter(job_name=TRAINING_JOB, statuses=_IN_FLIGHT), limit=1)
-    if running:
-        return f"{named} waits for training run {running[0].run_id}"
-    if len(attempts) >= settings.retraining_attempts:
+def _unfit(named: str, cursor: EpisodeCursor, use_case: UseCase) -> str | None:
+    """Why there is nothing to learn from; None when there is."""
+    if cursor.newest is None or cursor.newest.new_days < 1:
+        return f"{named} waits: the champion has learnt from every day that is mature"
+    if cursor.blocked is not None:
         return (
-            f"{named}: {len(attempts)} training runs failed, the last is "
-            f"{attempts[0].dagster_run.run_id}. Mend what it says and re-execute it"
+            f"{named} waits: the features of {cursor.blocked.day} are broken, see "
+            f"{use_case.name}/{cursor.blocked.signal}. Mend them and materialise the day again"
         )
-    if attempts:
-        wait = settings.retraining_retry_minutes * _MINUTE * 2 ** (len(attempts) - 1)
-        due = attempts[0].update_timestamp.timestamp() + wait
-        if now < due:
-            return f"{named}: the next attempt is in {due - now:.0f} s, after a failed one"
+    return None
+
+
+def _on_its_way(
+    instance: dg.DagsterInstance, lake: LakeResource, named: str, use_case: UseCase
+) -> str | None:
+    """What is in the way of another model; None when nothing is."""
+    running = _in_flight(instance)
+    if running is not None:
+        return f"{named} waits for training run {running}"
+    obstacle = Rollouts(lake.blobs).obstacle(use_case.name)
+    return None if obstacle is None else f"{named} waits: {obstacle}"
+
+
+def _in_flight(instance: dg.DagsterInstance) -> str | None:
+    runs = instance.get_runs(dg.RunsFilter(job_name=TRAINING_JOB, statuses=IN_FLIGHT), limit=1)
+    return runs[0].run_id if runs else None
+
+
+def _cooling(
+    instance: dg.DagsterInstance, named: str, settings: Settings, *, now: float
+) -> str | None:
+    """Why it is too soon after another training; None when it is not."""
     trained = instance.get_run_records(
         dg.RunsFilter(job_name=TRAINING_JOB, statuses=[dg.DagsterRunStatus.SUCCESS]),
         limit=1,
@@ -217,3 +259,64 @@ def _waits(
         if now < due:
             return f"{named} waits {due - now:.0f} s more: a training run has just succeeded"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempts:
+    """Runs that an episode asked for, newest first."""
+
+    named: str
+    records: Sequence[dg.RunRecord]
+
+    @property
+    def made(self) -> int:
+        """How often it asked: a run that Dagster runs again after a crash is the same attempt."""
+        runs = [record.dagster_run for record in self.records]
+        return len({run.root_run_id or run.run_id for run in runs})
+
+    def after_training(
+        self, lake: LakeResource, use_case: UseCase, day: str, settings: Settings, *, now: float
+    ) -> str | None:
+        """Why an episode that was trained for waits; None when it was not, or is to be again.
+
+        The champion is the one it began with and no rollout is on its way: no model of the episode
+        was accepted. Only a later day can teach another one.
+        """
+        trained = [record for record in self.records if _succeeded(record)]
+        actors = {actor_of(record.dagster_run.run_id) for record in self.records}
+        outcome = Rollouts(lake.blobs).outcome(use_case.name, begun_by=actors)
+        if not trained and outcome is None:
+            return None
+        told = "its model was not rolled out"
+        if outcome is not None:
+            told = f"{outcome.version} is {outcome.state.replace('_', ' ')} ({outcome.reason})"
+        if self.made >= settings.retraining_attempts:
+            return f"{self.named}: {self.made} attempts gave no champion; {told}. Look into it"
+        until = max(record.dagster_run.tags[UNTIL] for record in trained or self.records)
+        if day <= until:
+            return f"{self.named} has been trained for up to {until}; {told}. A later day may help"
+        due = settings.retraining_cooldown_hours * _HOUR
+        due += 0.0 if outcome is None else outcome.at.timestamp()
+        if now < due:
+            return f"{self.named} waits {due - now:.0f} s more: {told}"
+        return None
+
+    def after_failure(self, settings: Settings, *, now: float) -> str | None:
+        """Why the next attempt after failed ones must wait; None when it need not."""
+        if not self.records or _succeeded(self.records[0]):
+            return None
+        last = self.records[0]
+        if self.made >= settings.retraining_attempts:
+            return (
+                f"{self.named}: {self.made} training runs failed, the last is "
+                f"{last.dagster_run.run_id}. Mend what it says and re-execute it"
+            )
+        wait = settings.retraining_retry_minutes * _MINUTE * 2 ** (self.made - 1)
+        due = last.update_timestamp.timestamp() + wait
+        if now < due:
+            return f"{self.named}: the next attempt is in {due - now:.0f} s, after a failed one"
+        return None
+
+
+def _succeeded(record: dg.RunRecord) -> bool:
+    return record.dagster_run.status is dg.DagsterRunStatus.SUCCESS

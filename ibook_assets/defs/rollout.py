@@ -10,14 +10,13 @@ import dagster as dg
 
 from ibook_assets.core.analysis.findings import Analysis, shown
 from ibook_assets.core.errors import StoreUnavailableError
-from ibook_assets.core.rollout_log import Standing
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import MINUTE_US
 from ibook_assets.core.use_cases import USE_CASES, UseCase
 from ibook_assets.defs.metadata import png, records
 from ibook_assets.defs.partitions import ML_PLATFORM
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, live_run_check, training_retries
+from ibook_assets.defs.runs import IN_FLIGHT, actor_of, fails_fast, live_run_check, training_retries
 from ibook_assets.defs.tracking import TrackingResource
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.rollouts import Rollouts
@@ -31,13 +30,6 @@ USE_CASE: Final = "ibook/rollout"
 """Tag of a run: whose rollout it looks at."""
 SECONDS_BETWEEN: Final = 15
 
-_IN_FLIGHT: Final = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 _LOG_10: Final = math.log(10)
 
 Clock = Callable[[], float]
@@ -82,9 +74,9 @@ def _rollout(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         from ibook_assets.core.model_card_page import card_page
         from ibook_assets.training.cards import write_card
-        from ibook_assets.training.rollout import RUN_ACTOR, Watcher
+        from ibook_assets.training.rollout import Watcher
 
-        actor = f"{RUN_ACTOR}{context.run.run_id}"
+        actor = actor_of(context.run.run_id)
         commit = live_run_check(context)
         watcher = Watcher(lake.tables, use_case, settings, actor=actor, precommit=commit)
         looked = watcher.look()
@@ -193,20 +185,17 @@ def _looking(use_case: UseCase, settings: Settings, clock: Clock) -> dg.SensorDe
     def looking(
         context: dg.SensorEvaluationContext, lake: LakeResource
     ) -> dg.RunRequest | dg.SkipReason:
-        rollouts = Rollouts(lake.blobs)
-        standing = rollouts.standing(use_case.name)
-        idle = _idle(rollouts, standing, use_case, settings)
-        if idle is not None:
-            return dg.SkipReason(idle)
+        standing = Rollouts(lake.blobs).standing(use_case.name)
+        if standing is None or not (standing.active or standing.pending):
+            return dg.SkipReason("no rollout is on its way")
         now = clock()
         waits = _waits(context.instance, use_case, settings, now=now)
         if waits is not None:
             return dg.SkipReason(waits)
-        sequence = 0 if standing is None else standing.entry.sequence
         return dg.RunRequest(
             # A look of its own every time: the logs, not the key, keep anything from happening
             # twice.
-            run_key=f"{use_case.name}#{sequence}@{now:.0f}",
+            run_key=f"{use_case.name}#{standing.entry.sequence}@{now:.0f}",
             tags={USE_CASE: use_case.name},
             asset_selection=[rollout_key(use_case)],
         )
@@ -214,25 +203,12 @@ def _looking(use_case: UseCase, settings: Settings, clock: Clock) -> dg.SensorDe
     return looking
 
 
-def _idle(
-    rollouts: Rollouts, standing: Standing | None, use_case: UseCase, settings: Settings
-) -> str | None:
-    """Why there is nothing to look at; None when there is."""
-    from ibook_assets.training.rollout import RUN_ACTOR
-
-    if standing is not None and (standing.active or standing.pending):
-        return None
-    if settings.rollout_automatic and rollouts.waiting_shadow(use_case.name, entered_by=RUN_ACTOR):
-        return None
-    return "no rollout is on its way"
-
-
 def _waits(
     instance: dg.DagsterInstance, use_case: UseCase, settings: Settings, *, now: float
 ) -> str | None:
     """Why the next look must wait; None when it need not."""
     tags = {USE_CASE: use_case.name}
-    running = instance.get_runs(dg.RunsFilter(tags=tags, statuses=_IN_FLIGHT), limit=1)
+    running = instance.get_runs(dg.RunsFilter(tags=tags, statuses=IN_FLIGHT), limit=1)
     if running:
         return f"run {running[0].run_id} is looking"
     last = instance.get_run_records(dg.RunsFilter(tags=tags), limit=1)

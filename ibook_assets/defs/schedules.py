@@ -17,6 +17,7 @@ from ibook_assets.defs.partitions import (
     SIMULATION,
     TRUTH,
 )
+from ibook_assets.defs.retraining import TRAINING_JOB, weekly_training
 
 DAILY_DATA: Final = "daily_data"
 SERVED_DATA: Final = "served_data"
@@ -60,7 +61,7 @@ def jobs_and_schedules(settings: Settings) -> dg.Definitions:
         description="The online snapshot out of all facts.",
     )
     training = dg.define_asset_job(
-        "training",
+        TRAINING_JOB,
         selection=dg.AssetSelection.groups(*USE_CASES),
         description="Training set, model, evaluation and, if the gate opens, promotion.",
     )
@@ -80,7 +81,7 @@ def jobs_and_schedules(settings: Settings) -> dg.Definitions:
             data, hour_of_day=0, minute_of_hour=15, name="daily_data"
         ),
         dg.ScheduleDefinition(job=publication, cron_schedule="0 1 * * *", name="daily_publication"),
-        dg.ScheduleDefinition(job=training, cron_schedule="0 2 * * 0", name="weekly_training"),
+        weekly_training(settings),
     ]
     return dg.Definitions(
         jobs=[

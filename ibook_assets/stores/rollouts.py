@@ -9,7 +9,8 @@ rollouts/fraud/evidence/<sha256>.json    what a decision was taken on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.errors import ConflictError, ContractError, NotFoundError
 from ibook_assets.core.ids import check_name
 from ibook_assets.core.promotion import PromotedModel, PromotionDraft, PromotionRecord
-from ibook_assets.core.rollout import Entrant, entering, known_models, withdrawing
+from ibook_assets.core.rollout import Entrant, entering, withdrawing
 from ibook_assets.core.rollout_log import (
     RolloutEntry,
     RolloutState,
@@ -33,9 +34,21 @@ from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promotions import PromotionLog, utc_now
 
 _DIGITS: Final = 12
-_BESIDE: Final = ("shadow", "canary", "treatment")
 _RACES: Final = 5
 """Times that carrying out a decision is tried anew because somebody else wrote the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a rollout."""
+
+    version: str
+    """The model."""
+    state: RolloutState
+    reason: str
+    """Of what was decided last, or of what somebody else did."""
+    at: datetime
+    """When that was."""
 
 
 class Rollouts:
@@ -74,24 +87,23 @@ class Rollouts:
     ) -> RolloutEntry:
         """Begin to roll out a trained model; nothing serves it yet.
 
+        What was decided last is carried out first: an ended rollout leaves nothing in the way.
+
         Raises:
             NoPromotedModelError: there is no champion to compare it with; promote the first model.
             ConflictError: another rollout is on its way, somebody else was first, the model
-                serves already, or a canary or a treatment stands where it would.
+                serves already, or a challenger stands where it would.
         """
+        self._promotions.require_current(use_case)
+        standing = self.carry_out(use_case)
         head = self._promotions.require_current(use_case)
-        standing = self.standing(use_case)
-        if standing is not None and standing.active:
-            msg = (
-                f"{use_case}: the rollout of {standing.entry.version} is on its way "
-                f"({standing.entry.title}, entry {standing.entry.sequence}); wait for its end or "
-                f"`ibook rollout abort {use_case}` first"
-            )
-            raise ConflictError(msg)
         if head.model_version == version:
             msg = f"{use_case}: {version} is the champion already; name another trained version"
             raise ConflictError(msg)
-        _require_room(head, version)
+        obstacle = _obstacle(head, standing, version=version)
+        if obstacle is not None:
+            msg = f"{use_case}: {obstacle}"
+            raise ConflictError(msg)
         previous = None if standing is None else standing.entry
         sequence = 1 if previous is None else previous.sequence + 1
         now = self._clock()
@@ -114,22 +126,29 @@ class Rollouts:
             ),
         )
 
-    def waiting_shadow(self, use_case: str, *, entered_by: str) -> str | None:
-        """Version of a shadow that waits for its rollout: let in alone by such an actor, ever new.
+    def obstacle(self, use_case: str) -> str | None:
+        """Why a model that is trained now could not be rolled out; None when it could.
 
-        None while a rollout is on its way, or where there is no such shadow.
+        Without a champion nothing is in its way: it becomes the first.
         """
-        log = self._promotions.history(use_case)
-        entry = self.newest(use_case)
-        if not log or (entry is not None and standing_of(entry, log).active):
+        head = self._promotions.current(use_case)
+        return None if head is None else _obstacle(head, self.standing(use_case), version=None)
+
+    def outcome(self, use_case: str, *, begun_by: Collection[str]) -> Outcome | None:
+        """What became of the newest rollout that one of those actors began; None without one."""
+        history = self.history(use_case)
+        began = next((e for e in reversed(history) if _begins(e) and e.actor in begun_by), None)
+        if began is None:
             return None
-        seen = {past.version for past in self.history(use_case)}
-        beside = [known for known in known_models(log) if known.state in _BESIDE]
-        if len(beside) != 1 or beside[0].state != "shadow":
-            return None
-        version = beside[0].model.model_version
-        by_actor = beside[0].since.actor.startswith(entered_by)
-        return version if by_actor and version not in seen else None
+        later = history[began.sequence :]
+        end = next((i for i, entry in enumerate(later) if _begins(entry)), len(later))
+        last = [began, *later[:end]][-1]
+        if last is not history[-1]:
+            return Outcome(last.version, last.state, last.reason, last.at)
+        standing = standing_of(last, self._promotions.history(use_case))
+        by = standing.overtaken_by
+        reason, at = (last.reason, last.at) if by is None else (by.reason, by.promoted_at)
+        return Outcome(last.version, standing.state, reason, at)
 
     def decide(
         self,
@@ -287,14 +306,29 @@ def _with(entry: RolloutEntry, changes: dict[str, Any]) -> RolloutEntry:
     )
 
 
-def _require_room(head: PromotionRecord, version: str) -> None:
+def _obstacle(
+    head: PromotionRecord, standing: Standing | None, *, version: str | None
+) -> str | None:
+    """What stands in the way of a rollout of `version`, which may challenge already."""
+    name = head.use_case
+    if standing is not None and (standing.active or standing.pending):
+        entry = standing.entry
+        return (
+            f"the rollout of {entry.version} is on its way ({entry.title}, entry "
+            f"{entry.sequence}); wait for its end or `ibook rollout abort {name}` first"
+        )
     for challenger in head.challengers:
         if challenger.model.model_version != version:
-            msg = (
-                f"{head.use_case}: {challenger.variant} {challenger.model.model_version} stands "
-                "beside the champion; end it before a rollout begins"
+            return (
+                f"{challenger.variant} {challenger.model.model_version} stands beside the "
+                f"champion; end it before a rollout begins: `ibook withdraw {name} --variant "
+                f"{challenger.variant}`, or roll out that model"
             )
-            raise ConflictError(msg)
+    return None
+
+
+def _begins(entry: RolloutEntry) -> bool:
+    return entry.state == "candidate" and entry.decided == entry.sequence
 
 
 def _folder(use_case: str) -> str:

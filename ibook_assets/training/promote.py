@@ -13,7 +13,7 @@ from ibook_assets.core.promotion import (
     PromotionDraft,
     PromotionRecord,
 )
-from ibook_assets.core.rollout import Entrant, entering
+from ibook_assets.core.rollout import Entrant, entering, require_free
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.artefacts import publish_artefact
 from ibook_assets.stores.lake import Lake
@@ -122,6 +122,28 @@ def mirror_champion(registry: ModelRegistry, record: PromotionRecord) -> None:
         registry.set_alias(record.use_case, CHAMPION, version)
 
 
+def require_place(lake: Lake, use_case: UseCase, wanted: Entrant) -> None:
+    """Raise unless a model that is trained now could stand as `wanted`: ask before training it.
+
+    Raises:
+        ConflictError: another model has that place.
+        ContractError: there is no champion to stand beside.
+    """
+    incumbent = _champion(PromotionLog(lake.blobs), use_case, wanted)
+    require_free(incumbent, wanted.variant or wanted.stage)
+
+
+def _champion(log: PromotionLog, use_case: UseCase, wanted: Entrant) -> PromotionRecord:
+    incumbent = log.current(use_case.name)
+    if incumbent is None:
+        msg = (
+            f"{use_case.name}: a {wanted.stage} stands beside a champion and there is none; the "
+            "first model enters as the champion"
+        )
+        raise ContractError(msg)
+    return incumbent
+
+
 def _challenge(
     lake: Lake,
     use_case: UseCase,
@@ -133,13 +155,7 @@ def _challenge(
     precommit: Callable[[], None] | None,
 ) -> PromotionRecord:
     log = PromotionLog(lake.blobs)
-    incumbent = log.current(use_case.name)
-    if incumbent is None:
-        msg = (
-            f"{use_case.name}: a {wanted.stage} stands beside a champion and there is none; the "
-            "first model enters as the champion"
-        )
-        raise ContractError(msg)
+    incumbent = _champion(log, use_case, wanted)
     serving = next((m for m in incumbent.models if m.model_version == found.version), None)
     model = serving or gated_model(lake, use_case, found)
     draft = entering(incumbent, model, wanted, actor=actor, reason=reason)

@@ -12,10 +12,10 @@ from typing import Final
 
 from ibook_assets.core.analysis.comparing import canary_findings, shadow_findings
 from ibook_assets.core.analysis.findings import Analysis, Finding
-from ibook_assets.core.errors import GateClosedError, StoreUnavailableError
+from ibook_assets.core.errors import ConflictError, GateClosedError, StoreUnavailableError
 from ibook_assets.core.promotion import PromotedModel
 from ibook_assets.core.rollout_log import RolloutEntry, RolloutState, Standing, following
-from ibook_assets.core.rollout_plan import plan_of
+from ibook_assets.core.rollout_plan import RolloutPlan
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import SECOND_US, to_us
 from ibook_assets.core.use_cases import UseCase
@@ -31,12 +31,51 @@ from ibook_assets.stores.rollout_data import (
     requests_between,
 )
 from ibook_assets.stores.rollouts import Rollouts
-from ibook_assets.training.candidates import find_candidate
+from ibook_assets.training.candidates import Candidate, find_candidate
 from ibook_assets.training.promote import gated_model
 
 REASON_CHARACTERS: Final = 1_900
-RUN_ACTOR: Final = "dagster run "
-"""How the name of an actor begins that is a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What came of a trained model's request to be rolled out."""
+
+    entry: RolloutEntry | None
+    """The candidate's entry; None when no rollout begins."""
+    note: str
+    """What was done, or why nothing was."""
+
+
+def enter_rollout(
+    lake: Lake,
+    found: Candidate,
+    plan: RolloutPlan,
+    *,
+    actor: str,
+    reason: str,
+    precommit: Callable[[], None],
+) -> Entered:
+    """Begin the rollout of a model that was just trained; safe to repeat, by a retry too.
+
+    A model that finds no place stays a candidate that anybody may roll out later: the training was
+    no failure. None is rolled out twice by itself, whatever became of it.
+
+    Raises:
+        NoPromotedModelError: there is no champion; the first model is promoted instead.
+    """
+    name, version = found.use_case, found.version
+    rollouts = Rollouts(lake.blobs)
+    past = next((e for e in reversed(rollouts.history(name)) if e.version == version), None)
+    if past is not None:
+        return Entered(None, f"{version} was rolled out before and is {past.title}")
+    precommit()
+    try:
+        entry = rollouts.start(name, version, plan, actor=actor, reason=reason)
+    except ConflictError as error:
+        note = f"{version} stays a candidate: {error}. `ibook rollout start {name}` tries again"
+        return Entered(None, note)
+    return Entered(entry, f"the rollout of {version} begins")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +172,6 @@ class Watcher:
             ConflictError: somebody else decided, or writes the promotion log, at the same time.
             IntegrityError: the model is not what training stored.
         """
-        if self._settings.rollout_automatic:
-            self._take_over()
         standing = self._rollouts.carry_out(self._use_case.name)
         if standing is None or not standing.active:
             return Looked(standing, "no rollout is on its way")
@@ -146,14 +183,6 @@ class Watcher:
                 return Looked(standing, "paused")
             return self._decide(entry, following(entry)[0][0], "the gate opened")
         return self._watch(standing)
-
-    def _take_over(self) -> None:
-        """Begin the rollout of a shadow that a Dagster run let in, if one waits for it."""
-        name = self._use_case.name
-        version = self._rollouts.waiting_shadow(name, entered_by=RUN_ACTOR)
-        if version is not None:
-            plan, reason = plan_of(self._settings), "a Dagster run let it in as a shadow"
-            self._rollouts.start(name, version, plan, actor=self._actor, reason=reason)
 
     def _judge(self, entry: RolloutEntry) -> Looked:
         """Gate the candidate, unless it was gated when it got a place beside the champion."""

@@ -26,6 +26,7 @@ from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.registry import CHALLENGER, CHAMPION, ModelRegistry
+from ibook_assets.stores.rollouts import Rollouts
 from ibook_assets.stores.training_data import newest_snapshot
 from ibook_assets.training.candidates import find_candidate
 from ibook_assets.training.cards import read_card
@@ -204,9 +205,11 @@ def test_a_run_can_start_a_rollout_and_the_command_line_goes_on_with_it(shop: Se
     canary = {"fraud__promotion": {"target": "canary", "share": 0.2}}
     alone = run(shop, [TRAINING_SET, MODEL, PROMOTION], config=canary, raise_on_error=False)
     (failed,) = alone.get_step_failure_events()
+    assert failed.step_key == "fraud__training_set", "asked before anything was trained"
     assert "a canary stands beside a champion and there is none" in str(failed.event_specific_data)
     assert history(shop) == []
 
+    run(shop, [TRAINING_SET, MODEL])
     first = promote(shop, small_bundle("fraud-old", seed=1))
     result = run(shop, [PROMOTION], config=canary)
     candidate = find_candidate(lake_of(shop).blobs, "fraud")
@@ -240,6 +243,42 @@ def test_a_run_can_start_a_rollout_and_the_command_line_goes_on_with_it(shop: Se
     assert ibook("promote", "fraud", "--reason", "it won").exit_code == 0
     newest = history(shop)[-1]
     assert (newest.model_version, newest.challengers) == (candidate.version, ())
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_run_that_asks_for_a_rollout_trains_a_candidate_and_promotes_nothing(
+    shop: Settings,
+) -> None:
+    rolled_out = {"fraud__promotion": {"target": "rollout"}}
+    steps = [TRAINING_SET, MODEL, PROMOTION]
+    run(shop, steps, config=rolled_out)
+    (first,) = history(shop)
+    rollouts = Rollouts(lake_of(shop).blobs)
+    assert rollouts.newest("fraud") is None, "the first model is the champion at once"
+
+    run(shop, DAILY, days=("2026-01-31", "2026-02-05"))
+    result = run(shop, steps, config=rolled_out)
+    candidate = find_candidate(lake_of(shop).blobs, "fraud")
+    (entry,) = rollouts.history("fraud")
+    assert (entry.version, entry.state, entry.champion) == (
+        candidate.version,
+        "candidate",
+        first.model_version,
+    )
+    assert entry.actor == f"dagster run {result.run_id}"
+    # A step that is run again after a crash begins nothing twice.
+    run(shop, [PROMOTION], config=rolled_out)
+    again = run(shop, [PROMOTION], config=rolled_out)
+    (told,) = again.asset_materializations_for_node("fraud__promotion")
+    assert (
+        told.metadata["note"].value == f"{candidate.version} was rolled out before and is candidate"
+    )
+    assert (rollouts.history("fraud"), history(shop)) == ([entry], [first])
+
+    taken = run(shop, steps, config=rolled_out, raise_on_error=False)
+    (failed,) = taken.get_step_failure_events()
+    assert failed.step_key == "fraud__training_set"
+    assert f"the rollout of {candidate.version} is on its way" in str(failed.event_specific_data)
 
 
 def test_a_closed_gate_ends_the_run_and_promotes_nothing(

@@ -2,16 +2,22 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from ibook_assets.core.monitoring.signals import SignalName
+from ibook_assets.core.rollout import Entrant, entering, withdrawing
+from ibook_assets.core.rollout_log import RolloutEntry, RolloutState
+from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.monitoring import drift_key, signal_key
+from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import (
     EPISODE,
     SIGNALLED,
@@ -19,6 +25,9 @@ from ibook_assets.defs.retraining import (
     UNTIL,
     retraining_sensors,
 )
+from ibook_assets.defs.runs import actor_of
+from ibook_assets.stores.rollouts import Rollouts
+from tests.promotion_drafts import a_draft, stored_artefact
 
 HOUR = 3_600.0
 
@@ -27,10 +36,15 @@ class Sensor:
     """The retraining sensor of a platform, ticked by hand, with a clock of its own."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.settings = settings
         self.defs = build_defs(settings)
         self.instance = instance
         self.cursor: str | None = None
         self.ahead = 0.0
+        self.lake = LakeResource(uri=settings.lake)
+        self.rollouts = Rollouts(
+            self.lake.blobs, clock=lambda: datetime.fromtimestamp(time.time() + self.ahead, UTC)
+        )
         (self.sensor,) = retraining_sensors(settings, clock=lambda: time.time() + self.ahead)
 
     def observe(
@@ -74,7 +88,10 @@ class Sensor:
 
     def tick(self, *, remember: bool = True) -> list[dg.RunRequest]:
         context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, definitions=self.defs
+            instance=self.instance,
+            cursor=self.cursor,
+            definitions=self.defs,
+            resources={"lake": self.lake},
         )
         ticked = self.sensor.evaluate_tick(context)
         if remember:
@@ -99,6 +116,36 @@ class Sensor:
         (request,) = self.tick()
         self.end(self.start(request), well=well)
         return str(request.run_key)
+
+    def promote(self, version: str) -> None:
+        """Somebody makes that model the champion."""
+        log = self.lake.promotions
+        head = log.current("fraud")
+        draft = a_draft(version, artefact=stored_artefact(self.lake.blobs))
+        log.promote(draft, expected_parent=None if head is None else head.sha256)
+
+    def begin_rollout(self, version: str, run: dg.DagsterRun) -> RolloutEntry:
+        """The rollout of the model that `run` trained."""
+        plan, actor = plan_of(self.settings), actor_of(run.run_id)
+        return self.rollouts.start("fraud", version, plan, actor=actor, reason="trained")
+
+    def rolled_out(self, version: str, *, accepted: bool) -> None:
+        """A training run whose model is rolled out to its end."""
+        (request,) = self.tick()
+        run = self.start(request)
+        entry = self.begin_rollout(version, run)
+        self.end(run)
+        assert self.tick() == []
+        assert f"waits: the rollout of {version} is on its way" in self.skipped
+        told: dict[str, Any] = {"actor": "watcher", "reason": "as it was judged"}
+        if not accepted:
+            self.rollouts.decide(entry, "rejected", **told)
+            return
+        model = a_draft(version, artefact=stored_artefact(self.lake.blobs)).model
+        way: list[RolloutState] = ["gated", "shadow", "canary", "canary", "champion"]
+        for state in way:
+            entry = self.rollouts.decide(entry, state, model=model, **told)
+            self.rollouts.carry_out("fraud")
 
 
 @pytest.fixture
@@ -148,9 +195,93 @@ def test_drift_asks_for_one_training_run(
         assert started.run_id in sensor.skipped
     sensor.end(started)
     sensor.ahead = 90 * 24 * HOUR
-    sensor.observe("2026-03-05", 0.6, confirmed=True, state="drifted")
+    assert sensor.tick(remember=False) != [], "the newest day is one that it did not learn from"
+
+
+def test_a_model_that_is_rolled_out_ends_its_episode_when_it_serves(sensor: Sensor) -> None:
+    sensor.promote("v1")
+    sensor.observe("2026-03-01", 0.5)
+    sensor.rolled_out("v2", accepted=True)
+    sensor.ahead = 90 * 24 * HOUR
+    for day in ("2026-03-02", "2026-03-03"):
+        # Judged before v2 served.
+        sensor.observe(day, 0.5)
+        assert sensor.tick() == []
+        assert "ends with the next day that is judged: v2 serves by now" in sensor.skipped
+    sensor.observe("2026-03-04", 0.1, champion="v2")
     assert sensor.tick() == []
-    assert "has been trained for" in sensor.skipped
+    assert sensor.skipped == "no drift episode is open"
+
+
+def test_a_rejected_model_is_followed_by_another_of_later_days_and_not_for_ever(
+    sensor: Sensor,
+) -> None:
+    sensor.promote("v1")
+    for attempt in (1, 2, 3):
+        day = f"2026-03-{attempt:02d}"
+        sensor.observe(day, 0.5)
+        sensor.rolled_out(f"v2-{attempt}", accepted=False)
+        assert sensor.tick() == []
+        if attempt < 3:
+            assert f"has been trained for up to {day}; v2-{attempt} is rejected" in sensor.skipped
+            sensor.observe(f"2026-03-{attempt + 1:02d}", 0.5)
+            assert sensor.tick() == []
+            assert "s more: v2-" in sensor.skipped
+            sensor.ahead += 25 * HOUR
+    sensor.observe("2026-03-09", 0.5)
+    sensor.ahead += 90 * 24 * HOUR
+    assert sensor.tick() == []
+    assert "3 attempts gave no champion; v2-3 is rejected (as it was judged)" in sensor.skipped
+
+
+def test_a_run_that_died_after_it_began_a_rollout_is_not_repeated(sensor: Sensor) -> None:
+    sensor.promote("v1")
+    sensor.observe("2026-03-01", 0.5)
+    (request,) = sensor.tick()
+    run = sensor.start(request)
+    entry = sensor.begin_rollout("v2", run)
+    sensor.end(run, well=False)
+    sensor.ahead = 90 * 24 * HOUR
+    assert sensor.tick() == []
+    assert "waits: the rollout of v2 is on its way" in sensor.skipped
+    sensor.rollouts.decide(entry, "rejected", actor="watcher", reason="as it was judged")
+    assert sensor.tick() == []
+    assert "has been trained for up to 2026-03-01; v2 is rejected" in sensor.skipped
+
+
+def test_a_run_that_dagster_repeats_after_a_crash_is_one_attempt(sensor: Sensor) -> None:
+    sensor.observe("2026-03-01", 0.5)
+    (request,) = sensor.tick()
+    first = sensor.start(request)
+    sensor.end(first, well=False)
+    job = sensor.defs.resolve_job_def(TRAINING_JOB)
+    again = sensor.instance.create_run_for_job(
+        job,
+        tags=request.tags,
+        status=dg.DagsterRunStatus.STARTED,
+        root_run_id=first.run_id,
+        parent_run_id=first.run_id,
+    )
+    sensor.end(again, well=False)
+    sensor.ahead = 11 * 60
+    (request,) = sensor.tick()
+    assert str(request.run_key).endswith("#2")
+
+
+def test_nothing_is_trained_that_would_have_no_place(sensor: Sensor) -> None:
+    sensor.promote("v1")
+    log = sensor.lake.promotions
+    head = log.require_current("fraud")
+    model = a_draft("v9", artefact=stored_artefact(sensor.lake.blobs)).model
+    draft = entering(head, model, Entrant("shadow"), actor="ana", reason="a look")
+    log.challenge(draft, expected_parent=head.sha256)
+    sensor.observe("2026-03-01", 0.5)
+    assert sensor.tick() == []
+    assert "waits: shadow v9 stands beside the champion" in sensor.skipped
+    assert "`ibook withdraw fraud --variant shadow`" in sensor.skipped
+    head = log.require_current("fraud")
+    log.challenge(withdrawing(head, None, actor="ana", reason="seen"), expected_parent=head.sha256)
+    assert len(sensor.tick()) == 1
 
 
 def test_a_failed_run_is_tried_again_later_each_time_and_not_for_ever(sensor: Sensor) -> None:
@@ -251,8 +382,8 @@ def test_signals_join_one_episode_and_ask_for_one_run(sensor: Sensor) -> None:
     assert again.tags[SIGNALLED] == "feature_drift,fraud_rate,performance"
     # It ends when the last of them has ended.
     sensor.end(sensor.start(again))
-    sensor.say("performance", "2026-03-03", state="stable")
-    sensor.observe("2026-03-03", 0.1)
+    sensor.say("performance", "2026-03-02", state="stable")
+    sensor.observe("2026-03-02", 0.1)
     assert sensor.tick() == []
     assert "has been trained for" in sensor.skipped
     sensor.say("fraud_rate", "2026-03-03", state="stable")
@@ -268,16 +399,56 @@ def test_what_only_alerts_trains_nothing(sensor: Sensor) -> None:
     assert sensor.skipped == "no drift episode is open"
 
 
-def test_a_classifier_alone_asks_for_a_shadow(sensor: Sensor) -> None:
-    sensor.say("domain_drift", "2026-03-01", confirmed=True)
+@pytest.mark.parametrize(
+    ("automatic", "signal", "target"),
+    [
+        (True, "domain_drift", "rollout"),
+        (True, "performance", "rollout"),
+        (False, "domain_drift", "shadow"),
+        (False, "performance", "champion"),
+    ],
+)
+def test_what_a_run_asks_for_its_model(
+    small: Settings,
+    instance: dg.DagsterInstance,
+    automatic: bool,  # noqa: FBT001 - a parameter of the test
+    signal: SignalName,
+    target: str,
+) -> None:
+    sensor = Sensor(small.model_copy(update={"rollout_automatic": automatic}), instance)
+    sensor.say(signal, "2026-03-01", confirmed=True)
     (request,) = sensor.tick()
-    config = request.run_config["ops"]["fraud__promotion"]["config"]
-    assert config == {"target": "shadow"}
+    assert request.run_config == asking_for(target)
     job = sensor.defs.resolve_job_def(TRAINING_JOB)
     assert dg.validate_run_config(job, request.run_config)
-    sensor.say("performance", "2026-03-01", confirmed=True)
-    (request,) = sensor.tick()
-    assert not request.run_config
+
+
+def asking_for(target: str) -> dict[str, Any]:
+    return {"ops": {"fraud__promotion": {"config": {"target": target}}}}
+
+
+def test_the_week_trains_unless_a_model_is_trained_or_rolled_out_already(sensor: Sensor) -> None:
+    schedule = sensor.defs.resolve_schedule_def("weekly_training")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+    def asked() -> tuple[list[dg.RunRequest], str]:
+        context = dg.build_schedule_context(
+            instance=sensor.instance, resources={"lake": sensor.lake}
+        )
+        ticked = schedule.evaluate_tick(context)
+        return list(ticked.run_requests or ()), str(ticked.skip_message)
+
+    sensor.promote("v1")
+    ((request,), _) = asked()
+    assert request.run_config == asking_for("rollout")
+    run = sensor.start(request)
+    assert asked() == ([], f"training run {run.run_id} is on its way")
+    entry = sensor.begin_rollout("v2", run)
+    sensor.end(run)
+    ((), skipped) = asked()
+    assert "the rollout of v2 is on its way (candidate, entry 1)" in skipped
+    sensor.rollouts.decide(entry, "rejected", actor="watcher", reason="as it was judged")
+    assert len(asked()[0]) == 1
 
 
 def test_nobody_learns_from_a_broken_day(sensor: Sensor) -> None:

@@ -11,7 +11,7 @@ import dagster as dg
 import httpx
 import pytest
 
-from ibook_assets.core.rollout import Entrant, entering
+from ibook_assets.core.rollout import Entrant
 from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
@@ -31,7 +31,6 @@ from tests.serving.harness import (
     free_port,
     promote,
     promotions,
-    published,
     running,
     small_bundle,
 )
@@ -281,32 +280,3 @@ def test_a_rollout_is_looked_at_by_one_run_after_the_other(
     platform.rollouts.carry_out("fraud")
     assert sensor.tick() == []
     assert sensor.skipped == "no rollout is on its way"
-
-
-@pytest.mark.parametrize(
-    ("actor", "automatic", "expected"),
-    [
-        ("dagster run 17", True, ["candidate", "gated", "shadow"]),
-        ("dagster run 17", False, []),
-        ("ana@ibook.test", True, []),
-    ],
-    ids=["a run's", "not wanted", "a person's"],
-)
-def test_a_shadow_that_a_run_let_in_begins_its_rollout_where_that_is_wanted(
-    settings: Settings,
-    instance: dg.DagsterInstance,
-    actor: str,
-    automatic: bool,  # noqa: FBT001 - a parameter of the test
-    expected: list[str],
-) -> None:
-    wanted = settings.model_copy(update={"rollout_automatic": automatic})
-    champion = promote(settings, small_bundle("fraud-v1", seed=1))
-    shadow = published(settings, like_the_champion("fraud-v2"), champion)
-    draft = entering(champion, shadow, Entrant("shadow"), actor=actor, reason="the gate opened")
-    promotions(settings).challenge(draft, expected_parent=champion.sha256)
-    asked = Sensor(wanted, instance).tick()
-    assert len(asked) == (1 if expected else 0)
-    platform = Platform(wanted, instance, open_traces(settings))
-    for _ in range(3):
-        platform.look()
-    assert [entry.state for entry in platform.rollouts.history("fraud")] == expected

@@ -48,7 +48,11 @@ def test_assets_keep_records_and_a_loss_makes_the_sensor_ask(tmp_path: Path) -> 
             for name in SIGNALS
         }
         (sensor,) = retraining_sensors(settings)
-        context = dg.build_sensor_context(instance=instance, definitions=build_defs(settings))
+        context = dg.build_sensor_context(
+            instance=instance,
+            definitions=build_defs(settings),
+            resources={"lake": LakeResource(uri=settings.lake)},
+        )
         (request,) = sensor.evaluate_tick(context).run_requests or ()
     assert request.tags[SIGNALLED] == "performance"
     failed = {name for name, check in checks.items() if not check.passed}
