@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -20,15 +17,20 @@ from rich.table import Table
 
 from ibook_assets.cli.console import console
 from ibook_assets.cli.demo_stream import show, streaming
-from ibook_assets.cli.materialise import materialise
-from ibook_assets.cli.processes import Child, child, free_port, wait_for
+from ibook_assets.cli.local_servers import (
+    dagster,
+    mlflow,
+    prepare_history,
+    scoring,
+    show_links,
+    wait_for_interrupt,
+)
+from ibook_assets.cli.materialise import keys_of, materialise
 from ibook_assets.core.errors import ContractError
-from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRANSACTIONS
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import FRAUD
-from ibook_assets.definitions import defs
 from ibook_assets.defs.partitions import (
     FACTS,
     FEATURES,
@@ -40,17 +42,10 @@ from ibook_assets.defs.partitions import (
 )
 from ibook_assets.defs.sources import source_of
 from ibook_assets.stores.blobs import open_blobs
-from ibook_assets.stores.feature_days import feature_table
+from ibook_assets.stores.feature_days import featured_days
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.skew_days import FEATURE_LOG_TABLE, SKEW_TABLE
-
-START_SECONDS: Final = 120.0
-"""How long a server may take until it answers."""
-
-LOOPBACK: Final = "127.0.0.1"
-DAGSTER_PORT: Final = 3000
-MLFLOW_PORT: Final = 5000
 
 _SAME_NAME: Final = (
     *("user_id", "event_id", "promoter_id", "card_id", "device_id", "ip_id"),
@@ -79,12 +74,14 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
     # Children find the instance that `make dev` uses, as the demo itself does.
     os.environ.setdefault("DAGSTER_HOME", str(Path.cwd()))
     lake = Lake(open_blobs(settings.lake, endpoint_url=settings.s3_endpoint_url))
-    _prepare_history()
+    prepare_history()
+    logs = settings.home / "demo"
     # Servers come up beside the materialisation; the scoring server answers 503 until it ends.
     with ExitStack() as running:
-        dagster = running.enter_context(_dagster(settings))
-        api, mlflow = running.enter_context(_servers(settings))
-        console.print(f"watch the graph at {dagster} (it takes some seconds to come up)")
+        graph = running.enter_context(dagster(logs))
+        api = running.enter_context(scoring(settings, logs))
+        tracking = running.enter_context(mlflow(settings, logs))
+        console.print(f"watch the graph at {graph.url} (it takes some seconds to come up)")
         is_new = _compute_history(settings, lake, days)
         streamed_day = settings.start_date + timedelta(days=days)
         stream = None
@@ -97,43 +94,29 @@ def run(settings: Settings, *, days: int, stay: bool) -> None:
             console.print(f"[bold]3[/]  what was streamed and landed meanwhile, {streamed_day}")
             show(stream.finish())
         console.print("[bold]4[/]  score an order")
-        wait_for(f"{api.url}/readyz", api.process, seconds=START_SECONDS)
-        wait_for(f"{mlflow.url}/health", mlflow.process, seconds=START_SECONDS)
+        api.wait()
+        tracking.wait()
         request = _request_of_next_order(settings, lake)
         _show_answer(_score(api.url, request))
-        _show_links({"Dagster": dagster, "MLflow": mlflow.url, "API": f"{api.url}/docs"})
+        show_links({"Dagster": graph.url, "MLflow": tracking.url, "API": f"{api.url}/docs"})
         _show_curl(api.url, request)
         console.print(f"[green]ready after {time.monotonic() - began:.0f} s[/]")
         if stay:
-            _wait_for_interrupt()
-
-
-def _prepare_history() -> None:
-    """Create Dagster's databases: two processes that both find none would disturb each other."""
-    with dg.DagsterInstance.get() as instance:
-        instance.get_runs_count()
-        instance.get_asset_keys()
-        instance.all_instigator_state()
-
-
-def _keys(*groups: str) -> list[dg.AssetKey]:
-    graph = defs.resolve_asset_graph()
-    found = dg.AssetSelection.groups(*groups).resolve(graph)
-    return sorted(found & graph.materializable_asset_keys)
+            wait_for_interrupt()
 
 
 _CATALOGUE: Final = dg.AssetKey([RAW, "events"])
 _VECTORS: Final = dg.AssetKey(FEATURE_LOG_TABLE.split("/"))
-_HISTORY: Final = [key for key in _keys(RAW, TRUTH, FACTS, FEATURES) if key != _VECTORS]
+_HISTORY: Final = [key for key in keys_of(RAW, TRUTH, FACTS, FEATURES) if key != _VECTORS]
 """What the days before the stream have."""
-_LANDED: Final = [key for key in _keys(RAW, FACTS, FEATURES, MONITORING) if key != _CATALOGUE]
+_LANDED: Final = [key for key in keys_of(RAW, FACTS, FEATURES, MONITORING) if key != _CATALOGUE]
 """What the streamed day has."""
 
 
 def _compute_history(settings: Settings, lake: Lake, days: int) -> bool:
     """Materialise the days that are missing; whether there were any."""
     keys = days_between(settings.start_date, settings.start_date + timedelta(days=days - 1))
-    missing = sorted(set(keys) - _complete_days(lake))
+    missing = sorted(set(keys).difference(featured_days(lake)))
     if missing:
         console.print(f"[bold]1[/]  simulate {len(missing)} days and compute their features")
         log = settings.home / "demo" / "days.log"
@@ -148,60 +131,9 @@ def _train(settings: Settings, lake: Lake, *, is_new: bool) -> None:
     if is_new or PromotionLog(lake.blobs).current(FRAUD.name) is None:
         console.print("[bold]2[/]  train, evaluate, gate, promote, publish; stream the next day")
         log = settings.home / "demo" / "model.log"
-        materialise(_keys(FRAUD.name, SERVING), log=log)
+        materialise(keys_of(FRAUD.name, SERVING), log=log)
     else:
         console.print("[bold]2[/]  the promoted model has seen these days, nothing to train")
-
-
-def _complete_days(lake: Lake) -> set[str]:
-    """Days that have every feature view in its present definition."""
-    return set.intersection(*(set(lake.partitions(feature_table(v))) for v in FEATURE_VIEWS))
-
-
-@contextmanager
-def _dagster(settings: Settings) -> Iterator[str]:
-    """Dagster's UI and daemon; not waited for, they come up while the graph is materialised."""
-    port = free_port(DAGSTER_PORT)
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
-    command += ["-h", LOOPBACK, "-p", str(port)]
-    log = settings.home / "demo" / "dagster.log"
-    with child("dagster", command, log=log) as process:
-        yield f"http://{LOOPBACK}:{port}"
-        process.check_alive()
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A server that has been started, and where it will answer."""
-
-    url: str
-    process: Child
-
-
-@contextmanager
-def _servers(settings: Settings) -> Iterator[tuple[Server, Server]]:
-    """The scoring server and MLflow's UI; not waited for."""
-    logs = settings.home / "demo"
-    (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
-    api_port, mlflow_port = free_port(settings.port), free_port(MLFLOW_PORT)
-    serve = [sys.executable, "-m", "ibook_serving", "--port", str(api_port)]
-    track = mlflow_command(settings, mlflow_port)
-    with (
-        child("api", serve, log=logs / "api.log") as api,
-        child("mlflow", track, log=logs / "mlflow.log") as mlflow,
-    ):
-        yield (
-            Server(f"http://{LOOPBACK}:{api_port}", api),
-            Server(f"http://{LOOPBACK}:{mlflow_port}", mlflow),
-        )
-
-
-def mlflow_command(settings: Settings, port: int) -> list[str]:
-    """Command line of the MLflow UI over the platform's tracking store, on loopback."""
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port)),
-        *("--backend-store-uri", settings.tracking_uri, "--workers", "1"),
-    ]
 
 
 def _request_of_next_order(settings: Settings, lake: Lake) -> dict[str, Any]:
@@ -241,23 +173,7 @@ def _show_answer(answer: dict[str, Any]) -> None:
     console.print(Panel(table, title="the next order, scored", expand=False))
 
 
-def _show_links(links: dict[str, str]) -> None:
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, address in links.items():
-        table.add_row(name, address)
-    console.print(table)
-
-
 def _show_curl(api: str, request: dict[str, Any]) -> None:
     address = f"'{api}/predict?explain=true'"
     body = f"-H 'content-type: application/json' -d '{json.dumps(request)}'"
     console.print(f"curl -s {address} {body}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _wait_for_interrupt() -> None:
-    console.print("serving; Ctrl-C stops everything")
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        console.print("stopping")

@@ -36,6 +36,15 @@ class MaterialisationFailedError(IbookError):
     """A Dagster run of the demo failed."""
 
 
+def keys_of(*groups: str) -> list[dg.AssetKey]:
+    """What can be materialised of the groups of the graph."""
+    from ibook_assets.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    found = dg.AssetSelection.groups(*groups).resolve(graph)
+    return sorted(found & graph.materializable_asset_keys)
+
+
 def materialise(
     keys: Sequence[dg.AssetKey],
     *,
