@@ -61,7 +61,7 @@ def mlflow(
     """Serve the MLflow UI over the platform's tracking store."""
     import subprocess
 
-    from ibook_assets.cli.demo import mlflow_command
+    from ibook_assets.cli.local_servers import mlflow_command
 
     console.print(f"http://127.0.0.1:{port}")
     raise typer.Exit(subprocess.run(mlflow_command(settings(), port), check=False).returncode)
