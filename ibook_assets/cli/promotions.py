@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from ibook_assets.cli.console import console, errors, explains_errors, print_json, settings
 from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.model_card import CARDS, card_key
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.rollout import DEFAULT_SHARES, Target, entrant, withdrawing
 from ibook_assets.core.use_cases import USE_CASES, use_case_named
@@ -156,7 +157,7 @@ def _log() -> PromotionLog:
 
 def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
     if as_json:
-        print_json([record.model_dump(mode="json") for record in records])
+        print_json(_documents(records))
         return
     table = Table("entry", "what", "before", "actor", "reason", "when")
     for record in records:
@@ -169,3 +170,22 @@ def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
             f"{record.promoted_at:%Y-%m-%d %H:%M:%S} UTC",
         )
     console.print(table)
+    if records:
+        console.print(f"a model's card: ibook card {records[-1].use_case} VERSION", style="dim")
+
+
+def _documents(records: list[PromotionRecord]) -> list[dict[str, Any]]:
+    """The records, each with where the cards of its models are kept, by version."""
+    if not records:
+        return []
+    blobs = _blobs()
+    kept = set(blobs.list(f"{CARDS}/{records[0].use_case}/"))
+    found = []
+    for record in records:
+        keys = {
+            m.model_version: card_key(record.use_case, m.model_version, suffix="md")
+            for m in record.models
+        }
+        cards = {version: blobs.location(key) for version, key in keys.items() if key in kept}
+        found.append({**record.model_dump(mode="json"), "cards": cards})
+    return found

@@ -21,6 +21,9 @@ WEAK_RECALL: Final = 0.5
 OFF_RATE: Final = 1.5
 """Ratio of predicted to observed rate, either way, from which one is called miscalibrated."""
 
+CARDS: Final = "cards"
+"""Folder of the lake that keeps them."""
+
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Number = FiniteFloat | None
 """None where it could not be computed."""
@@ -194,6 +197,11 @@ class ModelCard(_Frozen):
         plain = self.model_dump(mode="json")
         text = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
+
+
+def card_key(use_case: str, version: str, *, suffix: str) -> str:
+    """Where the card of a promoted version lies in the lake; `suffix` is `json` or `md`."""
+    return f"{CARDS}/{use_case}/{version}.{suffix}"
 
 
 def found_limits(measured: Measured | None) -> tuple[str, ...]:

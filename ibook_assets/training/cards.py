@@ -11,7 +11,7 @@ there. A rollback takes no card away.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +27,7 @@ from ibook_assets.core.model_card import (
     ModelCard,
     ProvenanceCard,
     TrainingDataCard,
+    card_key,
     found_limits,
 )
 from ibook_assets.core.model_card_page import card_page
@@ -39,19 +40,12 @@ from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.training.verdicts import verdict_key
 
-_FOLDER: Final = "cards"
-
 
 class _StoredVerdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     evaluation: Measured
     gate: dict[str, Any]
-
-
-def card_key(use_case: str, version: str, *, suffix: str) -> str:
-    """Where the card of a promoted version lies in the lake; `suffix` is `json` or `md`."""
-    return f"{_FOLDER}/{use_case}/{version}.{suffix}"
 
 
 def write_card(blobs: Blobs, use_case: UseCase, version: str) -> ModelCard:

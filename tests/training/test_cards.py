@@ -20,7 +20,7 @@ from ibook_assets.core.errors import ContractError, IntegrityError, NoPromotedMo
 from ibook_assets.core.gate import GateReport, GateSpec, check_gate
 from ibook_assets.core.manifest import ManifestEntry, SnapshotManifest
 from ibook_assets.core.maturity import split_by_time
-from ibook_assets.core.model_card import ModelCard, found_limits
+from ibook_assets.core.model_card import ModelCard, card_key, found_limits
 from ibook_assets.core.model_card_page import card_page
 from ibook_assets.core.promotion import GateRecord, PromotedModel, PromotionDraft
 from ibook_assets.core.rollout import entering, entrant
@@ -30,7 +30,7 @@ from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.stores.artefacts import publish_artefact
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.promotions import PromotionLog
-from ibook_assets.training.cards import card_key, collect_card, read_card, write_card
+from ibook_assets.training.cards import collect_card, read_card, write_card
 from ibook_assets.training.evaluate import Evaluation, evaluate
 from ibook_assets.training.examples import Examples
 from ibook_assets.training.fit import fit
@@ -317,6 +317,17 @@ def test_the_command_shows_the_champions_card_or_a_versions(shop: Shop) -> None:
     assert (document["version"], document["entries"][0]["sequence"]) == (first, 1)
     # Promoted without a card: now it has one.
     assert shop.blobs.exists(card_key("fraud", first, suffix="md"))
+
+
+def test_the_history_says_where_cards_are(shop: Shop) -> None:
+    _, second = shop.promote(shop.first), shop.promote(shop.second)
+    write_card(shop.blobs, FRAUD, second)
+    env = {"IBOOK_LAKE_URI": str(shop.lake)}
+    told = json.loads(CliRunner().invoke(app, ["history", "fraud", "--json"], env=env).stdout)
+    place = shop.blobs.location(card_key("fraud", second, suffix="md"))
+    assert [entry["cards"] for entry in told] == [{}, {second: place}]
+    assert Path(place).read_text().startswith(f"# Model card: fraud {second}\n")
+    assert "ibook card fraud VERSION" in CliRunner().invoke(app, ["history", "fraud"], env=env).stdout
 
 
 def test_a_version_without_a_promotion_has_no_card(shop: Shop) -> None:
