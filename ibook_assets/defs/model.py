@@ -1,20 +1,30 @@
 """Model assets, made from each use case's spec: training set, model, evaluation, promotion."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from ibook_assets.core.rollout import Target, entrant
+from ibook_assets.core.errors import ConflictError
+from ibook_assets.core.rollout import Entrant, Target, entrant
+from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import USE_CASES, UseCase
 from ibook_assets.defs.metadata import png, preview, records
 from ibook_assets.defs.partitions import FRAUD_SCIENCE, ML_PLATFORM
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import fails_fast, live_run_check, training_retries
+from ibook_assets.defs.runs import actor_of, fails_fast, live_run_check, training_retries
 from ibook_assets.defs.tracking import TrackingResource
 from ibook_assets.stores.code_version import git_sha
+from ibook_assets.stores.rollouts import Rollouts
+
+Place = Literal[Target, "rollout"]
+"""What a run may ask for its model."""
+
+ROLLED_OUT: Final = "rollout"
+"""Asks for a rollout, which ends at the champion's place; the first model has that at once."""
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -50,6 +60,7 @@ def _training_set(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[None]:
         from ibook_assets.stores.training_data import read_training_data, store_training_data
 
+        _require_place(context, lake, use_case, settings)
         data = read_training_data(lake.tables, use_case, maturity_days=settings.label_maturity_days)
         commit = live_run_check(context)
         receipt = store_training_data(lake.tables, use_case, data, precommit=commit)
@@ -91,6 +102,7 @@ def _model(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         from ibook_assets.training.candidates import new_candidate, store_candidate
         from ibook_assets.training.pipeline import train
 
+        _require_place(context, lake, use_case, settings)
         snapshot = newest_snapshot(lake.tables, use_case.name)
         trained = train(
             read_training_set(lake.tables, use_case.name, snapshot),
@@ -197,8 +209,12 @@ def _evaluation(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
 class PromotionConfig(dg.Config):
     """The place a run gives the newest model; the champion's by default."""
 
-    target: Target = Field(
-        default="champion", description="`champion`, `canary`, `shadow` or `treatment`."
+    target: Place = Field(
+        default="champion",
+        description=(
+            "`champion`, `canary`, `shadow`, `treatment`, or `rollout`: one after the other, each "
+            "judged. Without a champion a rollout's model becomes the first."
+        ),
     )
     share: float | None = Field(
         default=None, ge=0, le=1, description="Share of users beside the champion."
@@ -206,6 +222,37 @@ class PromotionConfig(dg.Config):
     experiment: str | None = Field(
         default=None, description="Experiment that a treatment belongs to."
     )
+
+    @property
+    def beside(self) -> Entrant | None:
+        """The place beside the champion; None asks for another's. ContractError: it is none."""
+        target: Target = "champion" if self.target == ROLLED_OUT else self.target
+        return entrant(target, share=self.share, experiment=self.experiment)
+
+
+def promotion_step(use_case: UseCase) -> str:
+    """Name of the step that a run's config gives the model's place."""
+    return f"{use_case.name}__promotion"
+
+
+def _require_place(
+    context: dg.AssetExecutionContext, lake: LakeResource, use_case: UseCase, settings: Settings
+) -> None:
+    """End a run before it trains a model that could not have the place its config asks for."""
+    from ibook_assets.training.promote import require_place
+
+    asked: Mapping[str, Any] = context.run.run_config
+    given = asked.get("ops", {}).get(promotion_step(use_case), {}).get("config", {})
+    config = PromotionConfig(**given)
+    beside = config.beside
+    if beside is not None:
+        require_place(lake.tables, use_case, beside)
+    if config.target == ROLLED_OUT:
+        plan_of(settings)
+        obstacle = Rollouts(lake.blobs).obstacle(use_case.name)
+        if obstacle is not None:
+            msg = f"{use_case.name}: {obstacle}"
+            raise ConflictError(msg)
 
 
 def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
@@ -220,7 +267,8 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         description=(
             "The newest entry of the promotion log: which model serves, and which stand beside it. "
             "The gate is judged here once more, on the stored model, before the entry is written. "
-            "A run's config can start a rollout: `target: canary`, `share: 0.05`."
+            "A run's config can give another place (`target: canary`, `share: 0.05`), or begin a "
+            "rollout by itself (`target: rollout`), as runs do that a sensor or schedule asked for."
         ),
         retry_policy=training_retries(settings),
     )
@@ -237,13 +285,15 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         from ibook_assets.training.cards import write_card
         from ibook_assets.training.promote import mirror_champion, promote_candidate
 
-        beside = entrant(config.target, share=config.share, experiment=config.experiment)
+        beside = config.beside
+        if config.target == ROLLED_OUT and lake.promotions.current(use_case.name) is not None:
+            return _rollout_begun(context, lake, use_case, settings)
         candidate = find_candidate(lake.blobs, use_case.name)
         record = promote_candidate(
             lake.tables,
             use_case,
             candidate,
-            actor=f"dagster run {context.run.run_id}",
+            actor=actor_of(context.run.run_id),
             reason="the gate opened",
             beside=beside,
             precommit=live_run_check(context),
@@ -273,3 +323,35 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         )
 
     return promotion
+
+
+def _rollout_begun(
+    context: dg.AssetExecutionContext, lake: LakeResource, use_case: UseCase, settings: Settings
+) -> dg.MaterializeResult[None]:
+    """The newest model as the candidate of a rollout, which judges the gate next."""
+    from ibook_assets.training.candidates import find_candidate
+    from ibook_assets.training.rollout import enter_rollout
+
+    candidate = find_candidate(lake.blobs, use_case.name)
+    entered = enter_rollout(
+        lake.tables,
+        candidate,
+        plan_of(settings),
+        actor=actor_of(context.run.run_id),
+        reason=f"trained by {context.run.job_name}",
+        precommit=live_run_check(context),
+    )
+    if entered.entry is None:
+        context.log.warning(entered.note)
+    record = lake.promotions.require_current(use_case.name)
+    return dg.MaterializeResult(
+        metadata={
+            "note": entered.note,
+            "version": candidate.version,
+            "champion": record.model_version,
+            "sequence": record.sequence,
+            "entry": record.subject,
+            "follow": dg.MetadataValue.md(f"`ibook rollout status {use_case.name}`"),
+        },
+        data_version=dg.DataVersion(record.sha256),
+    )

@@ -327,7 +327,8 @@ def test_the_history_says_where_cards_are(shop: Shop) -> None:
     place = shop.blobs.location(card_key("fraud", second, suffix="md"))
     assert [entry["cards"] for entry in told] == [{}, {second: place}]
     assert Path(place).read_text().startswith(f"# Model card: fraud {second}\n")
-    assert "ibook card fraud VERSION" in CliRunner().invoke(app, ["history", "fraud"], env=env).stdout
+    shown = CliRunner().invoke(app, ["history", "fraud"], env=env).stdout
+    assert "ibook card fraud VERSION" in shown
 
 
 def test_a_version_without_a_promotion_has_no_card(shop: Shop) -> None:
