@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from ibook_assets.cli.console import console, explains_errors, print_json, settings
 from ibook_assets.core.experiments.catalog import experiment_named
@@ -50,7 +50,9 @@ def list_all(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("experiment", "metric", "users", "started", "ran", "kept verdict", "about")
+    # An id that is cut cannot be asked for.
+    name = Column("experiment", no_wrap=True)
+    table = Table(name, "metric", "users", "started", "ran", "kept verdict", "about")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console.print(table)
