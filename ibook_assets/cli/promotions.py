@@ -6,7 +6,7 @@ import getpass
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from ibook_assets.cli.console import console, errors, explains_errors, print_json, settings
 from ibook_assets.core.errors import StoreUnavailableError
@@ -159,7 +159,9 @@ def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
     if as_json:
         print_json(_documents(records))
         return
-    table = Table("entry", "what", "before", "actor", "reason", "when")
+    # A version that is cut cannot be rolled back to.
+    what, before = Column("what", overflow="fold"), Column("before", overflow="fold")
+    table = Table("entry", what, before, "actor", "reason", "when")
     for record in records:
         table.add_row(
             str(record.sequence),
