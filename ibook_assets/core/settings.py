@@ -122,7 +122,10 @@ class Settings(BaseSettings):
     rollout_shadow_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 1.0
     """Hours that a new model scores every order unseen before it answers anybody, at least; 0: it
     begins as a canary."""
-    rollout_shares: str = "0.05,0.25"
+    rollout_shares: str = Field(
+        default="0.05,0.25",
+        validation_alias=AliasChoices("IBOOK_ROLLOUT_SHARES", "CANARY_SPLIT"),
+    )
     """Shares of users that a canary answers, step by step, before it becomes the champion."""
     rollout_watch_hours: Annotated[float, Field(gt=0, le=24 * 90)] = 24.0
     """Hours of each canary step, at least."""
