@@ -11,11 +11,13 @@ import pytest
 
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.features.spec import SOURCES
+from ibook_assets.core.monitoring.signals import SIGNALS
 from ibook_assets.core.settings import Settings
 from ibook_assets.definitions import build_defs
 from ibook_assets.defs.hourly import HOURLY, HOURLY_FEATURES
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.schedules import DAILY_DATA
+from ibook_assets.defs.signals import check_name
 from ibook_assets.stores.feature_days import feature_table, featured_days
 
 
@@ -221,6 +223,18 @@ def test_schedules_ask_for_the_day_that_is_over(
         (request,) = found.evaluate_tick(context).run_requests or ()
     by_day = schedule in {"daily_data", "daily_drift_monitoring"}
     assert request.partition_key == ("2026-01-08" if by_day else None)
+
+
+def test_every_check_that_raises_an_alert_has_its_runbook(small: Settings) -> None:
+    sensors = {"no_drift", *(check_name(name) for name in SIGNALS)}
+    loud = {check_name(n) for n, s in SIGNALS.items() if s.consequence in {"block", "alert"}}
+    checks = {
+        key.name
+        for key in build_defs(small).resolve_asset_graph().asset_check_keys
+        if key.asset_key.path[0] != "simulation" and key.name not in sensors | {"gate"}
+    }
+    text = (Path(__file__).parents[2] / "docs" / "runbooks.md").read_text()
+    assert {name for name in checks | loud if f"| `{name}` |" not in text} == set()
 
 
 def test_every_flow_of_the_documents_is_there(small: Settings) -> None:
