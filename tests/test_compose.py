@@ -113,3 +113,10 @@ def test_the_compose_plugin_reads_it() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_daemon_watches_the_server_that_compose_runs() -> None:
+    settings = SERVICES["daemon"]["environment"]
+    (published,) = SERVICES["api"]["ports"]
+    port = published.rpartition(":")[2]
+    assert settings["IBOOK_ROLLOUT_METRICS_URL"] == f"http://api:{port}/metrics"
