@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from ibook_assets.core.monitoring.calibration import days_apart
 from ibook_assets.core.monitoring.columns import Floats, Ints
 from ibook_assets.core.monitoring.distances import jensen_shannon
 from ibook_assets.core.monitoring.signals import Signal, against_days
@@ -17,7 +18,8 @@ from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promoted_models import load_promoted
 
 SAMPLED_ROWS: Final = 200
-"""Rows of each day that are explained: approximate contributions take 0.3 ms a row."""
+"""Rows of each day that are explained: approximate contributions take 0.3 ms a row. A day with
+fewer is not judged: its mean is further from the others' by chance."""
 FEATURES_SHOWN: Final = 10
 
 
@@ -48,16 +50,16 @@ def attribution_drift(
         undrifted: what `attributions_by_day` found, when the same reference judges many days.
         seed: of the rows sampled.
     """
-    if not windows.days.size or not windows.current.shape[0]:
-        reason = "no order that the champion had not learnt from, or none on the day"
+    if not windows.days.size:
+        reason = "the champion has learnt from every order of the reference"
+        return Signal.insufficient("attribution_drift", reason)
+    if windows.current.shape[0] < SAMPLED_ROWS:
+        reason = f"{windows.current.shape[0]} rows of the {SAMPLED_ROWS} needed"
         return Signal.insufficient("attribution_drift", reason)
     by_day = attributions_by_day(windows, bundle, seed=seed) if undrifted is None else undrifted
     now = _attributions(windows.current, bundle, np.random.default_rng(seed))
     usual = by_day.mean(axis=0)
-    total = by_day.sum(axis=0)
-    null = np.array(
-        [jensen_shannon((total - own) / max(by_day.shape[0] - 1, 1), own) for own in by_day]
-    )
+    null = _undrifted(by_day)
     places, place = _ranks(usual), _ranks(now)
     moved = np.argsort(-np.abs(now - usual), kind="stable")[:FEATURES_SHOWN]
     return against_days(
@@ -94,6 +96,17 @@ def _attributions(rows: Matrix, bundle: ModelBundle, rng: np.random.Generator) -
     sample = rows[rng.choice(rows.shape[0], min(SAMPLED_ROWS, rows.shape[0]), replace=False)]
     found = np.abs(bundle.explain(sample, approximate=True)[:, :-1]).mean(axis=0)
     return np.asarray(found / max(float(found.sum()), 1e-12), dtype=np.float64)
+
+
+def _undrifted(by_day: Floats) -> Floats:
+    """Distance of each reference day from the mean of the days apart from it."""
+    number = np.arange(by_day.shape[0])
+    apart = np.abs(number[:, None] - number) >= days_apart(number.size)
+    told = apart.any(axis=1)
+    means = apart[told] @ by_day / apart[told].sum(axis=1, keepdims=True)
+    return np.array(
+        [jensen_shannon(mean, own) for mean, own in zip(means, by_day[told], strict=True)]
+    )
 
 
 def _ranks(shares: Floats) -> Ints:

@@ -12,8 +12,9 @@ import numpy as np
 import xgboost as xgb
 
 from ibook_assets.core.metrics import roc_auc
+from ibook_assets.core.monitoring.calibration import days_apart
 from ibook_assets.core.monitoring.columns import Floats, Ints
-from ibook_assets.core.monitoring.signals import Signal, against_days
+from ibook_assets.core.monitoring.signals import MIN_NULL_DAYS, Signal, against_days
 from ibook_assets.core.promotion import PromotionRecord
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.feature_windows import (
@@ -27,7 +28,7 @@ from ibook_assets.stores.lake import Lake
 SAMPLED_ROWS: Final = 600
 """Rows of the day, and as many of the reference, that the classifier is tried on."""
 MIN_ROWS: Final = 200
-DAY_TELLING_GAIN: Final = 0.10
+DAY_TELLING_GAIN: Final = 0.20
 """Share of the gain above which a feature tells undrifted days apart, and is not read."""
 FEATURES_SHOWN: Final = 10
 
@@ -93,7 +94,7 @@ def domain_drift(
 
 
 def undrifted_days(windows: FeatureWindows, *, seed: int = 0) -> Undrifted:
-    """Tell each reference day from the others, by features that say little of which day it is.
+    """Tell each reference day from those apart from it, by features that hardly say which it is.
 
     Rows of one day share its events and buyers, so that a classifier knows any day a little: the
     labels are permuted by whole days, not by rows. Features by which it knows undrifted days, such
@@ -103,7 +104,7 @@ def undrifted_days(windows: FeatureWindows, *, seed: int = 0) -> Undrifted:
     days, rows = np.unique(windows.days, return_counts=True)
     told = days[rows >= MIN_ROWS]
     every = np.arange(len(windows.names))
-    if not told.size:
+    if told.size < MIN_NULL_DAYS:
         return Undrifted(every, np.empty(0))
     read = every
     while True:
@@ -117,9 +118,9 @@ def undrifted_days(windows: FeatureWindows, *, seed: int = 0) -> Undrifted:
 def _told(
     windows: FeatureWindows, day: int, columns: Ints, rng: np.random.Generator
 ) -> tuple[float, Floats]:
-    own = windows.days == day
+    off = np.abs(windows.days - day)
     rows = windows.reference[:, columns]
-    return _auc(rows[own], rows[~own], rng)
+    return _auc(rows[off == 0], rows[off >= days_apart(int(np.ptp(windows.days)) + 1)], rng)
 
 
 def _log_odds(auc: float) -> float:

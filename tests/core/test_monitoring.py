@@ -17,10 +17,13 @@ from ibook_assets.core.monitoring import (
     ColumnDrift,
     DriftDecision,
     Kind,
+    Reference,
     Values,
     Windows,
     drift_of,
 )
+from ibook_assets.core.monitoring.calibration import Calibration, days_apart, from_days
+from ibook_assets.core.monitoring.columns import ColumnBins, shifts
 from ibook_assets.core.monitoring.decision import persists
 from ibook_assets.core.monitoring.distances import distance
 
@@ -290,3 +293,58 @@ def test_drift_persists_when_the_newest_windows_all_show_it() -> None:
     assert persists([still, moved, moved], 2)
     assert not persists([moved, still, moved], 2)
     assert not persists([moved], 2)
+
+
+def calibrated(by_day: np.ndarray, rows: int, *, seed: int = 0) -> Calibration:
+    """What is usual of the days counted in `by_day`, shape (days, bins), for a day of `rows`."""
+    bins = ColumnBins("numeric", np.arange(by_day.shape[1] - 2, dtype=np.float64))
+    rng = np.random.default_rng(seed)
+    return from_days({"c": (bins, by_day)}, length=1, rate=0.01, rows=rows, rng=rng)
+
+
+def test_a_day_of_few_rows_is_held_to_days_of_as_few() -> None:
+    # Days of 4,000 rows of one law: a day of 100 is off by chance sqrt(4000 / 100) = 6 times more.
+    shares = np.r_[np.full(10, 0.1), 0, 0]
+    by_day = np.random.default_rng(18).multinomial(4_000, shares, size=28)
+    many, few = calibrated(by_day, 4_000), calibrated(by_day, 100)
+    assert few.mean[0] / many.mean[0] == pytest.approx(6.3, rel=0.25)
+    # Busier days say no less of a busy one.
+    assert calibrated(by_day, 40_000).mean[0] == many.mean[0]
+
+
+def test_undrifted_days_of_any_size_are_called_drifted_at_the_stated_rate_at_most() -> None:
+    rng = np.random.default_rng(19)
+    shares = np.r_[np.full(20, 0.05), 0, 0]
+    alarms = 0
+    for _ in range(60):
+        by_day = np.stack([rng.multinomial(n, shares) for n in rng.integers(300, 6_000, 29)])
+        usual = calibrated(by_day[:28], int(by_day[28].sum()))
+        reference, current = by_day[:28].sum(axis=0)[None], by_day[28:]
+        moved, nulls = shifts("numeric", reference, current)
+        alarms += usual.deviation(0, (float(moved[0]), float(nulls[0]))) > usual.threshold
+    # 1 % of 60 is 0.6; four or more have a probability of 0.3 %.
+    assert alarms <= 3
+
+
+def test_reference_days_are_judged_by_days_that_share_no_rows_with_them() -> None:
+    # Each day resembles its neighbours: the level walks. Held to days far off it deviates more.
+    level = np.abs(np.linspace(-0.5, 0.5, 28))
+    by_day = np.stack(
+        [np.round(4_000 * np.r_[0.5 - x / 2, 0.5 + x / 2, 0, 0]).astype(np.int64) for x in level]
+    )
+    assert days_apart(28) == 4
+    near = calibrated(by_day[np.random.default_rng(20).permutation(28)], 4_000)
+    assert calibrated(by_day, 4_000).threshold > near.threshold
+
+
+def test_one_reference_judges_many_windows_as_if_each_had_its_own() -> None:
+    rng = np.random.default_rng(21)
+    window, day = days_of(rng, 28)
+    reference = Reference(window, numeric(window), days=day)
+    for rows in (250, 900):
+        current = normal(rng, rows, 6)
+        found = reference.judged(current, days=np.zeros(rows, np.int64))
+        windows = Windows(day, np.zeros(rows, np.int64))
+        assert found == drift_of(window, current, numeric(window), windows=windows)
+    with pytest.raises(ContractError, match="names the days of 2 rows, its columns have 250"):
+        reference.judged(normal(rng, 250, 6), days=np.zeros(2, np.int64))

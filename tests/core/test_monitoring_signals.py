@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ibook_assets.core.monitoring import drift_of
+from ibook_assets.core.monitoring import Kind, drift_of
 from ibook_assets.core.monitoring.fraud_rate import RateDay, fraud_rate
 from ibook_assets.core.monitoring.performance import (
     HORIZON_DAYS,
     MIN_DAY_FRAUDS,
     MIN_PROMISED_DAYS,
     JudgedDay,
+    Promise,
     judged_day,
     performance,
 )
@@ -42,6 +43,19 @@ def test_a_champion_as_good_as_promised_is_rarely_called_worse() -> None:
         matured = rng.normal(0.7, 0.04, HORIZON_DAYS)
         alarms += performance(promised, days_of(matured)).drifted
     assert alarms < 5
+
+
+def test_months_that_differ_by_themselves_are_rarely_a_loss() -> None:
+    # Each month has a level of its own, a fifth of a day's spread: a limit that is taken at 1 % of
+    # runs of days of the promised month is exceeded twice as often.
+    rng = np.random.default_rng(10)
+    alarms = 0
+    for _ in range(40):
+        promised = Promise(days_of(rng.normal(rng.normal(0.7, 0.01), 0.05, 42)))
+        for _ in range(50):
+            month = rng.normal(rng.normal(0.7, 0.01), 0.05, HORIZON_DAYS)
+            alarms += promised.judged(days_of(month)).drifted
+    assert alarms <= 20
 
 
 @pytest.mark.parametrize(("loss", "acts"), [(0.06, False), (0.20, True)], ids=["6 %", "20 %"])
@@ -182,8 +196,19 @@ def test_faults_are_named(name: str, value: float, kind: str) -> None:
 
 
 def test_what_cannot_be_calibrated_must_be_plainly_broken() -> None:
-    assert not quality(spoilt("amount", np.nan, 0.15), uncalibrated=["amount"]).acts
-    assert quality(spoilt("amount", np.nan, 0.50), uncalibrated=["amount"]).acts
+    assert not quality(spoilt("amount", np.nan, 0.10), uncalibrated=["amount"]).acts
+    assert quality(spoilt("amount", np.nan, 0.30), uncalibrated=["amount"]).acts
+
+
+def test_plainly_broken_is_what_is_beyond_the_worst_of_the_undrifted_days() -> None:
+    # Half of the undrifted days have 60 % nulls by themselves, the others none.
+    day = np.repeat(np.arange(DAYS), ROWS)
+    usual = np.where((day % 2 == 1) & (np.arange(day.size) % 10 < 6), np.nan, 1.0)
+    for share, broken in ((0.70, False), (0.80, True)):
+        now = np.where(np.arange(ROWS) < share * ROWS, np.nan, 1.0)
+        kinds: dict[str, Kind] = {"late": "numeric"}
+        signal = data_quality({"late": usual}, {"late": now}, kinds, day, uncalibrated=["late"])
+        assert signal.acts is broken
 
 
 def test_a_day_without_anything_is_a_fault_of_its_columns() -> None:

@@ -7,22 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
-import numpy as np
 import pyarrow as pa
 
-from ibook_assets.core.fact_rules import (
-    ORDER_COLUMNS,
-    build_outcomes,
-    build_refunds,
-    build_transactions,
-    build_views,
-)
-from ibook_assets.core.features.catalog import view
-from ibook_assets.core.features.engine import compute_view
+from bench.drift_worlds import day_numbers, facts_of, feature_matrix
 from ibook_assets.core.monitoring import DriftDecision, Values, Windows, drift_of
 from ibook_assets.core.monitoring.columns import Ints
 from ibook_assets.core.monitoring.feature_columns import feature_columns
-from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_assets.core.use_cases import FRAUD
 from ibook_sim.drift import Drift, DriftedWorld
 from ibook_sim.world import DayTables, World, WorldConfig
@@ -30,8 +20,6 @@ from ibook_sim.world import DayTables, World, WorldConfig
 WARM_UP, REFERENCE = 8, 28
 """Days until the longest window compared, of seven days, is full; days of the reference."""
 FIRST_JUDGED = WARM_UP + REFERENCE
-
-NOTHING_EARLIER = pa.chunked_array([], pa.int64())
 
 
 def small_world(seed: int) -> WorldConfig:
@@ -62,33 +50,13 @@ KINDS = feature_columns(FRAUD.features, reference_days=REFERENCE).kinds
 def rows_of(config: WorldConfig, raw: Sequence[DayTables], asked: int) -> Rows:
     """Features of the orders from day `asked` on, out of the world's first days."""
     until = config.start_date + timedelta(days=len(raw))
-    events = world(config.seed).catalogue(until).events
-    orders = pa.concat_tables(
-        build_transactions(day.transactions, earlier_ids=NOTHING_EARLIER, events=events).table
-        for day in raw
+    facts = facts_of(raw, world(config.seed).catalogue(until).events)
+    orders = facts["transactions"].filter(
+        pa.array(day_numbers(config, facts["transactions"]) >= asked)
     )
-    known = orders.select(list(ORDER_COLUMNS))
-    sources: dict[str, pa.Table | None] = {
-        "transactions": orders,
-        "views": pa.concat_tables(build_views(day.views).table for day in raw),
-        "refunds": pa.concat_tables(
-            build_refunds(day.refunds, earlier_ids=NOTHING_EARLIER, orders=known).table
-            for day in raw
-        ),
-        "outcomes": pa.concat_tables(
-            build_outcomes(day.outcomes, orders=known).table for day in raw
-        ),
-    }
-    start_us = day_start_us(config.start_date)
-    day = orders["known_ts"].to_numpy() // DAY_US - start_us // DAY_US
-    queries = orders.filter(pa.array(day >= asked))
-    columns: dict[str, Values] = {}
-    for name in dict.fromkeys(feature.partition(":")[0] for feature in KINDS):
-        table = compute_view(view(name), sources, queries)
-        for column in table.column_names:
-            if f"{name}:{column}" in KINDS:
-                columns[f"{name}:{column}"] = table[column].to_numpy()
-    return Rows(columns, np.asarray(day[day >= asked], dtype=np.int64))
+    x = feature_matrix(tuple(KINDS), facts, orders)
+    columns = {name: x[:, position] for position, name in enumerate(KINDS)}
+    return Rows(columns, day_numbers(config, orders))
 
 
 @lru_cache(maxsize=2)

@@ -5,6 +5,7 @@ from ibook_assets.core.monitoring.decision import (
     DRIFT_SCORE_THRESHOLD,
     ColumnDrift,
     DriftDecision,
+    Reference,
     Windows,
     drift_of,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "ColumnDrift",
     "DriftDecision",
     "Kind",
+    "Reference",
     "Values",
     "Windows",
     "drift_of",

@@ -2,7 +2,8 @@
 
 Two ways to draw windows in which nothing happened. Rows of one day share its events, its users
 and its weekday, so where the reference spans days, a window is a run of as many whole days as the
-current one has, held against the rest. Without days, rows are drawn with replacement.
+current one has, thinned to as many rows as it has and held against the rest. Without days, rows are
+drawn with replacement.
 
 Each column's shift is taken in standard deviations above what such windows show, so that one
 largest value can speak for all columns: the threshold is a quantile of that maximum, and looking
@@ -22,12 +23,14 @@ from ibook_assets.core.monitoring.columns import ColumnBins, Floats, Ints, shift
 IID_DRAWS: Final = 200
 """Windows drawn where rows are drawn."""
 MIN_WINDOWS: Final = 8
-"""Windows of days a reference must hold, apart from one another, to say what is usual."""
+"""Windows of days a reference must hold, apart from one another, to say what is usual; as often
+must the memory of what is compared fit into it."""
 
 CAUTION: Final = 10
-"""Runs of reference days are calibrated for a false-alarm rate this many times smaller than the
-stated one. They are neighbours, and the day that is judged comes weeks later, when other events
-are on sale: calibrated for 1 %, about 2 % of undrifted days of simulated worlds were above."""
+"""Days of a reference are calibrated for a false-alarm rate this many times smaller than the
+stated one. They are neighbours; the day that is judged comes weeks later, when its labels' age has
+passed and other events are on sale. Calibrated for 1 % itself, about 2 % of undrifted days of
+simulated worlds were above."""
 
 _KS_SPREAD: Final = 0.26
 """Standard deviation of Kolmogorov's distribution: no column of independent rows is steadier."""
@@ -58,23 +61,40 @@ class Calibration:
         return float(((np.array(shift) - self.mean[own]) / self.spread[own]).max())
 
 
+def days_apart(days: int) -> int:
+    """How far apart reference days must be to share no rows: the longest memory that is compared.
+
+    Args:
+        days: of the reference.
+    """
+    return -(-days // MIN_WINDOWS)
+
+
 def from_days(
-    columns: Mapping[str, tuple[ColumnBins, Ints]], *, length: int, rate: float, rows: int
+    columns: Mapping[str, tuple[ColumnBins, Ints]],
+    *,
+    length: int,
+    rate: float,
+    rows: int,
+    rng: np.random.Generator,
 ) -> Calibration:
     """Usual shifts of runs of `length` days of the reference against its other days.
 
     Args:
         columns: bins and counts of the reference by day, shape (days, bins), of each column.
-        length: days of the current window; the reference holds at least twice as many.
+        length: days of the current window; the reference holds at least `MIN_WINDOWS` times it.
         rate: share of undrifted windows that may exceed the threshold.
-        rows: of the current window; bounds how steady a column can be.
+        rows: of the current window. Busier days are thinned to as many: fewer rows lie further
+            from the reference by chance.
+        rng: of the rows kept.
     """
     drawn = np.concatenate(
-        [_sliding(bins, by_day, length) for bins, by_day in columns.values()], axis=1
+        [_runs(bins, by_day, length, rows, rng) for bins, by_day in columns.values()], axis=1
     )
     floor = _steadiest(rows, sum_of_rows(columns))
+    apart = max(length, days_apart(next(iter(columns.values()))[1].shape[0]))
     largest = np.array(
-        [_largest_of_one(drawn, window, length, floor) for window in range(drawn.shape[0])]
+        [_largest_of_one(drawn, window, apart, floor) for window in range(drawn.shape[0])]
     )
     return _fitted(drawn, largest, floor=floor, rate=rate / CAUTION)
 
@@ -111,17 +131,19 @@ def from_rows(
     return _fitted(drawn, largest, floor=floor, rate=rate)
 
 
-def _sliding(bins: ColumnBins, by_day: Ints, length: int) -> Floats:
+def _runs(
+    bins: ColumnBins, by_day: Ints, length: int, rows: int, rng: np.random.Generator
+) -> Floats:
     """Both shifts of each run of `length` days against the rest, shape (runs, 2)."""
     before = np.concatenate([np.zeros_like(by_day[:1]), np.cumsum(by_day, axis=0)])
     window = before[length:] - before[:-length]
-    return np.stack(shifts(bins.kind, before[-1] - window, window), axis=1)
+    kept = np.minimum(1.0, rows / np.maximum(window.sum(axis=1, keepdims=True), 1))
+    return np.stack(shifts(bins.kind, before[-1] - window, rng.binomial(window, kept)), axis=1)
 
 
-def _largest_of_one(drawn: Floats, window: int, length: int, floor: float) -> float:
-    """Largest shift of a window, standardised by the windows that share no day with it."""
-    apart = np.abs(np.arange(drawn.shape[0]) - window) >= length
-    others = drawn[apart]
+def _largest_of_one(drawn: Floats, window: int, apart: int, floor: float) -> float:
+    """Largest shift of a window, standardised by those that begin at least `apart` days off."""
+    others = drawn[np.abs(np.arange(drawn.shape[0]) - window) >= apart]
     spread = np.maximum(others.std(axis=0, ddof=1), floor)
     return float(((drawn[window] - others.mean(axis=0)) / spread).max())
 

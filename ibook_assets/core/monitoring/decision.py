@@ -16,8 +16,8 @@ from ibook_assets.core.monitoring.calibration import (
     from_days,
     from_rows,
 )
-from ibook_assets.core.monitoring.columns import ColumnBins, Ints, Kind, Values, is_null, shifts
-from ibook_assets.core.monitoring.distances import Method, distance
+from ibook_assets.core.monitoring.columns import ColumnBins, Ints, Kind, Values, shifts
+from ibook_assets.core.monitoring.distances import Method, Tally, tally_distance
 
 DRIFT_SCORE_THRESHOLD: Final = 0.30
 """Share of drifted columns from which the compatibility score fires (`>=`)."""
@@ -138,6 +138,90 @@ class DriftDecision(_Frozen):
         return self.state == "drifted"
 
 
+class Reference:
+    """A reference window, counted once for all the windows that are held against it."""
+
+    def __init__(
+        self, columns: Mapping[str, Values], kinds: Mapping[str, Kind], *, days: Ints | None = None
+    ) -> None:
+        """Count `columns`.
+
+        Args:
+            columns: column to its rows; numbers (any dtype, NaN is null, infinities allowed) or,
+                for a categorical column, anything that has a text (None is null).
+            kinds: column to its kind; these columns are compared, in any order.
+            days: day number of each row. With it verdicts are calibrated on runs of reference
+                days, because rows of a day depend on each other; without, on rows drawn with
+                replacement.
+
+        Raises:
+            ContractError: a column is missing, its lengths differ, or a numeric one holds text.
+        """
+        self._kinds = kinds
+        self._rows = _rows(columns, kinds, "reference")
+        _require_days(days, self._rows, "reference")
+        names, number = np.unique(
+            np.zeros(self._rows, np.int64) if days is None else days, return_inverse=True
+        )
+        self._spans_days = days is not None
+        self._days = names.size
+        self._columns = {
+            name: _Counted.of(columns[name], kind, number.astype(np.int64), names.size)
+            for name, kind in kinds.items()
+        }
+
+    def judged(
+        self,
+        current: Mapping[str, Values],
+        *,
+        days: Ints | None = None,
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+        seed: int = 0,
+    ) -> DriftDecision:
+        """Hold a current window of the same columns against the reference, see `drift_of`."""
+        rows = self._rows, _rows(current, self._kinds, "current")
+        _require_days(days, rows[1], "current")
+        length = 1 if days is None else np.unique(days).size
+        lacking = self._lacking(rows, length)
+        if lacking is not None:
+            return DriftDecision.insufficient(lacking, rows=rows, false_alarm_rate=false_alarm_rate)
+        usual = self._usual(rows[1], length, false_alarm_rate, seed)
+        columns = [
+            _evidence(name, counted, current[name], usual=usual, at=position)
+            for position, (name, counted) in enumerate(self._columns.items())
+        ]
+        statistic = max(column.deviation for column in columns)
+        return DriftDecision(
+            state="drifted" if statistic > usual.threshold else "stable",
+            score=sum(column.counts for column in columns) / len(columns),
+            distance_share=sum(column.distant for column in columns) / len(columns),
+            statistic=statistic,
+            threshold=usual.threshold,
+            false_alarm_rate=false_alarm_rate,
+            reference_rows=rows[0],
+            current_rows=rows[1],
+            null_windows=usual.windows,
+            columns=tuple(sorted(columns, key=lambda column: (-column.deviation, column.name))),
+        )
+
+    def _lacking(self, rows: tuple[int, int], length: int) -> str | None:
+        if rows[0] < MIN_REFERENCE_ROWS:
+            return f"{rows[0]:,} reference rows of the {MIN_REFERENCE_ROWS:,} needed"
+        if rows[1] < MIN_CURRENT_ROWS:
+            return f"{rows[1]:,} current rows of the {MIN_CURRENT_ROWS:,} needed"
+        needed = MIN_WINDOWS * length
+        if self._spans_days and self._days < needed:
+            return f"{self._days} reference days of the {needed} needed for {length} current ones"
+        return None
+
+    def _usual(self, rows: int, length: int, rate: float, seed: int) -> Calibration:
+        counts = {name: (column.bins, column.by_day) for name, column in self._columns.items()}
+        rng = np.random.default_rng(seed)
+        if not self._spans_days:
+            return from_rows(counts, rows=rows, rate=rate, rng=rng)
+        return from_days(counts, length=length, rate=rate, rows=rows, rng=rng)
+
+
 def drift_of(
     reference: Mapping[str, Values],
     current: Mapping[str, Values],
@@ -150,45 +234,19 @@ def drift_of(
     """Hold the columns of a current window against a reference window.
 
     Args:
-        reference: column to its rows; numbers (any dtype, NaN is null, infinities allowed) or,
-            for a categorical column, anything that has a text (None is null).
+        reference: see `Reference`.
         current: the same columns.
         kinds: column to its kind; these columns are compared, in any order.
-        windows: days of the rows. With them the verdict is calibrated on runs of reference days,
-            because rows of a day depend on each other; without, on rows drawn with replacement.
+        windows: days of the rows, see `Reference`.
         false_alarm_rate: 0 to 1, of the calibrated verdict.
         seed: of the rows drawn.
 
     Raises:
         ContractError: a column is missing, its lengths differ, or a numeric one holds text.
     """
-    rows = _rows(reference, kinds, "reference"), _rows(current, kinds, "current")
-    days = None if windows is None else _days(windows, rows)
-    lacking = _lacking(rows, days)
-    if lacking is not None:
-        return DriftDecision.insufficient(lacking, rows=rows, false_alarm_rate=false_alarm_rate)
-    counted = _counted(reference, kinds, days)
-    usual = (
-        from_rows(counted, rows=rows[1], rate=false_alarm_rate, rng=np.random.default_rng(seed))
-        if days is None
-        else from_days(counted, length=days.length, rate=false_alarm_rate, rows=rows[1])
-    )
-    columns = [
-        _evidence(name, reference[name], current[name], bins=bins, usual=usual, at=position)
-        for position, (name, (bins, _)) in enumerate(counted.items())
-    ]
-    statistic = max(column.deviation for column in columns)
-    return DriftDecision(
-        state="drifted" if statistic > usual.threshold else "stable",
-        score=sum(column.counts for column in columns) / len(columns),
-        distance_share=sum(column.distant for column in columns) / len(columns),
-        statistic=statistic,
-        threshold=usual.threshold,
-        false_alarm_rate=false_alarm_rate,
-        reference_rows=rows[0],
-        current_rows=rows[1],
-        null_windows=usual.windows,
-        columns=tuple(sorted(columns, key=lambda column: (-column.deviation, column.name))),
+    before, after = (None, None) if windows is None else (windows.reference, windows.current)
+    return Reference(reference, kinds, days=before).judged(
+        current, days=after, false_alarm_rate=false_alarm_rate, seed=seed
     )
 
 
@@ -199,21 +257,24 @@ def persists(decisions: Sequence[DriftDecision], windows: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Days:
-    number: Ints
-    """Position of each reference row's day."""
-    count: int
-    length: int
-    """Days of the current window."""
+class _Counted:
+    """A column of the reference."""
+
+    bins: ColumnBins
+    by_day: Ints
+    """Shape (days, bins); all rows are of one day where days are unknown."""
+    tally: Tally
+
+    @classmethod
+    def of(cls, values: Values, kind: Kind, day: Ints, days: int) -> Self:
+        bins = ColumnBins.of(values, kind)
+        return cls(bins, bins.counts(values, day, days), Tally.of(values, kind))
 
 
-def _days(windows: Windows, rows: tuple[int, int]) -> _Days:
-    sizes = windows.reference.size, windows.current.size
-    if sizes != rows:
-        msg = f"windows name the days of {sizes} rows, the columns have {rows}"
+def _require_days(days: Ints | None, rows: int, what: str) -> None:
+    if days is not None and days.size != rows:
+        msg = f"the {what} window names the days of {days.size} rows, its columns have {rows}"
         raise ContractError(msg)
-    names, number = np.unique(windows.reference, return_inverse=True)
-    return _Days(number.astype(np.int64), names.size, np.unique(windows.current).size)
 
 
 def _rows(window: Mapping[str, Values], kinds: Mapping[str, Kind], what: str) -> int:
@@ -233,35 +294,14 @@ def _rows(window: Mapping[str, Values], kinds: Mapping[str, Kind], what: str) ->
     return sizes.pop()
 
 
-def _lacking(rows: tuple[int, int], days: _Days | None) -> str | None:
-    if rows[0] < MIN_REFERENCE_ROWS:
-        return f"{rows[0]:,} reference rows of the {MIN_REFERENCE_ROWS:,} needed"
-    if rows[1] < MIN_CURRENT_ROWS:
-        return f"{rows[1]:,} current rows of the {MIN_CURRENT_ROWS:,} needed"
-    if days is not None and days.count < MIN_WINDOWS * days.length:
-        needed = MIN_WINDOWS * days.length
-        return f"{days.count} reference days of the {needed} needed for {days.length} current ones"
-    return None
-
-
-def _counted(
-    reference: Mapping[str, Values], kinds: Mapping[str, Kind], days: _Days | None
-) -> dict[str, tuple[ColumnBins, Ints]]:
-    counted = {}
-    for name, kind in kinds.items():
-        bins = ColumnBins.of(reference[name], kind)
-        groups, count = (None, 1) if days is None else (days.number, days.count)
-        counted[name] = bins, bins.counts(reference[name], groups, count)
-    return counted
-
-
 def _evidence(
-    name: str, reference: Values, current: Values, *, bins: ColumnBins, usual: Calibration, at: int
+    name: str, counted: _Counted, current: Values, *, usual: Calibration, at: int
 ) -> ColumnDrift:
-    before, after = bins.counts(reference), bins.counts(current)
+    bins = counted.bins
+    before, after = counted.by_day.sum(axis=0, keepdims=True), bins.counts(current)
     moved, nulls = shifts(bins.kind, before, after)
     deviation = usual.deviation(at, (float(moved[0]), float(nulls[0])))
-    apart = distance(reference, current, bins.kind)
+    apart = tally_distance(counted.tally, Tally.of(current, bins.kind))
     return ColumnDrift(
         name=name,
         kind=bins.kind,
@@ -269,8 +309,8 @@ def _evidence(
         distance=apart.value,
         distant=apart.drifted,
         shift=float(moved[0]),
-        reference_nulls=float(is_null(reference).mean()),
-        current_nulls=float(is_null(current).mean()),
+        reference_nulls=float(before[0, -1] / before.sum()),
+        current_nulls=float(after[0, -1] / after.sum()),
         unseen=_unseen(bins, before[0], after[0]),
         deviation=deviation,
         drifted=deviation > usual.threshold,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 
 from ibook_assets.core.monitoring.columns import (
     Floats,
+    Ints,
     Kind,
     Values,
     categories,
@@ -40,7 +40,36 @@ class Distance:
         return self.value is None or self.value >= COLUMN_DISTANCE_THRESHOLD
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a distance reads of a column: its different values and how many rows have each."""
+
+    kind: Kind
+    values: Values
+    """Ascending: finite numbers of a numeric column, categories of any other."""
+    counts: Ints
+
+    @classmethod
+    def of(cls, column: Values, kind: Kind) -> Self:
+        """The rows of `column`; ContractError for text in a numeric one."""
+        known = (
+            categories(column[~is_null(column)]) if kind == "categorical" else finite_values(column)
+        )
+        values, counts = np.unique(known, return_counts=True)
+        return cls(kind, values, counts)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of a numeric column."""
+        return float(np.sqrt(np.cov(self.values, fweights=self.counts, ddof=0)))
+
+
 def distance(reference: Values, current: Values, kind: Kind) -> Distance:
+    """Distance of two windows of a column, see `tally_distance`."""
+    return tally_distance(Tally.of(reference, kind), Tally.of(current, kind))
+
+
+def tally_distance(reference: Tally, current: Tally) -> Distance:
     """Normed Wasserstein distance of a numeric column, Jensen-Shannon distance of any other.
 
     Nulls and infinities are left out, as Evidently's report leaves them out. A numeric column of
@@ -48,48 +77,39 @@ def distance(reference: Values, current: Values, kind: Kind) -> Distance:
 
     Source: Evidently 0.7.23, `stattests.registry._get_default_stattest`.
     """
-    if kind == "categorical":
-        before = categories(reference[~is_null(reference)])
-        after = categories(current[~is_null(current)])
-        if before.dtype.kind != after.dtype.kind:
-            before, after = before.astype(np.str_), after.astype(np.str_)
-        return Distance("jensen_shannon", _unless_empty(before, after, _jensen_shannon))
-    old, new = np.sort(finite_values(reference)), np.sort(finite_values(current))
-    if _union(old, new).size <= _FEW_VALUES:
-        return Distance("jensen_shannon", _unless_empty(old, new, _jensen_shannon))
-    return Distance("wasserstein", _unless_empty(old, new, _normed_wasserstein))
+    wide = reference.kind == "numeric" and (
+        max(reference.values.size, current.values.size) > _FEW_VALUES
+        or np.union1d(reference.values, current.values).size > _FEW_VALUES
+    )
+    method: Method = "wasserstein" if wide else "jensen_shannon"
+    if not (reference.values.size and current.values.size):
+        return Distance(method, 0.0 if reference.values.size == current.values.size else None)
+    measure = _normed_wasserstein if wide else _jensen_shannon_of
+    return Distance(method, measure(reference, current))
 
 
-def _unless_empty(
-    reference: Values, current: Values, measure: Callable[[Values, Values], float]
-) -> float | None:
-    if reference.size and current.size:
-        return measure(reference, current)
-    return 0.0 if reference.size == current.size else None
+def _normed_wasserstein(reference: Tally, current: Tally) -> float:
+    """First Wasserstein distance in standard deviations of the reference."""
+    values = np.concatenate([reference.values, current.values])
+    shares = np.concatenate(
+        [reference.counts / reference.counts.sum(), -current.counts / current.counts.sum()]
+    )
+    # The stable sort merges sorted runs.
+    order = np.argsort(values, kind="stable")
+    between = np.abs(np.cumsum(shares[order])[:-1])
+    return float(between @ np.diff(values[order])) / max(reference.spread, _SMALLEST_SPREAD)
 
 
-def _normed_wasserstein(reference: Values, current: Values) -> float:
-    """First Wasserstein distance of sorted windows, in standard deviations of the reference."""
-    values = _union(reference, current)
-    before = np.searchsorted(reference, values[:-1], side="right") / reference.size
-    after = np.searchsorted(current, values[:-1], side="right") / current.size
-    apart = float(np.sum(np.abs(before - after) * np.diff(values)))
-    return apart / max(float(np.std(reference)), _SMALLEST_SPREAD)
-
-
-def _union(reference: Values, current: Values) -> Values:
-    """The different values of two sorted windows, ascending."""
-    # The stable sort merges sorted runs; np.unique would sort anew.
-    values = np.sort(np.concatenate([reference, current]), kind="stable")
-    return values[np.append(True, values[1:] != values[:-1])] if values.size else values
-
-
-def _jensen_shannon(reference: Values, current: Values) -> float:
+def _jensen_shannon_of(reference: Tally, current: Tally) -> float:
     """Jensen-Shannon distance (natural logarithm) of the shares of the values."""
-    values, code = np.unique(np.concatenate([reference, current]), return_inverse=True)
-    before = np.bincount(code[: reference.size], minlength=values.size) / reference.size
-    after = np.bincount(code[reference.size :], minlength=values.size) / current.size
-    return jensen_shannon(before, after)
+    before, after = reference.values, current.values
+    if before.dtype.kind != after.dtype.kind:
+        before, after = before.astype(np.str_), after.astype(np.str_)
+    values = np.union1d(before, after)
+    shares = np.zeros((2, values.size))
+    shares[0, np.searchsorted(values, before)] = reference.counts / reference.counts.sum()
+    shares[1, np.searchsorted(values, after)] = current.counts / current.counts.sum()
+    return jensen_shannon(shares[0], shares[1])
 
 
 def jensen_shannon(before: Floats, after: Floats) -> float:

@@ -14,14 +14,11 @@ from ibook_assets.core.features.spec import (
     RowFeature,
     formula,
 )
+from ibook_assets.core.monitoring.calibration import MIN_WINDOWS
 from ibook_assets.core.monitoring.columns import Kind
 from ibook_assets.core.times import DAY_US
 
-WINDOWS_IN_REFERENCE: Final = 4
-"""Times that a feature's window must fit into the reference: with fewer, its values share their
-rows, and how much it moves by itself cannot be told."""
-
-LONG_MEMORY: Final = "its window fits into the reference less than four times"
+LONG_MEMORY: Final = f"its window fits into the reference less than {MIN_WINDOWS} times"
 FEW_SUBJECTS: Final = "it is about the few ticketed events and promoters that sell in a window"
 LATE_OUTCOMES: Final = "it counts outcomes, which become known weeks after the orders"
 CALENDAR: Final = "it says which day it is"
@@ -70,7 +67,7 @@ def _against(view: FeatureView, feature: Feature, reference_days: int) -> str | 
     if any(aggregation.entity in _FEW for aggregation in aggregations):
         return FEW_SUBJECTS
     memory_us = max((aggregation.window_us for aggregation in aggregations), default=0)
-    if memory_us * WINDOWS_IN_REFERENCE > reference_days * DAY_US:
+    if memory_us * MIN_WINDOWS > reference_days * DAY_US:
         return LONG_MEMORY
     return None
 

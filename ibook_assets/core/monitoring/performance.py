@@ -28,6 +28,9 @@ FALSE_ALARM_RATE: Final = 0.01
 """Share of champions without any loss that are called worse within `HORIZON_DAYS`."""
 HORIZON_DAYS: Final = 28
 """Judged days that the false-alarm rate speaks of; every promotion begins anew."""
+CAUTION: Final = 5
+"""The limit is taken for a false-alarm rate this many times smaller than the stated one: months
+differ by more than their days do. Taken at 1 %, it called 4 % of undrifted champions worse."""
 ALLOWANCE: Final = 0.4
 """Standard deviations a day may stay below the promise without adding up."""
 MIN_PROMISED_DAYS: Final = 14
@@ -35,7 +38,7 @@ MIN_PROMISED_DAYS: Final = 14
 MIN_DAY_FRAUDS: Final = 10
 """Matured frauds a day needs to be ranked; other days are left out."""
 
-_DRAWS: Final = 4_000
+_DRAWS: Final = 10_000
 _BLOCK: Final = 4
 """Neighbouring days drawn together: attacks last some days."""
 
@@ -86,6 +89,68 @@ def judged_day(
     )
 
 
+class Promise:
+    """What a champion reached on its evaluation days, and the limit for falling short of it."""
+
+    def __init__(
+        self,
+        promised: Sequence[JudgedDay],
+        *,
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+        seed: int = 0,
+    ) -> None:
+        """See `performance`."""
+        self._days = _ranked(promised)
+        self._rate = false_alarm_rate
+        self._lacking = _lacking(self._days)
+        if self._lacking is None:
+            self._usual = _values(self._days)
+            frauds = _frauds(self._days)
+            self._frauds = float(frauds.mean())
+            sizes = np.sqrt(frauds / self._frauds)
+            self._limit = _limit(self._usual, sizes, false_alarm_rate / CAUTION, seed)
+
+    def judged(self, matured: Sequence[JudgedDay]) -> Signal:
+        """Whether the champion has become worse, by the days that have matured since, in order."""
+        after = _ranked(matured)
+        lacking = self._lacking
+        if lacking is None and not after:
+            lacking = (
+                f"no day with {MIN_DAY_FRAUDS} frauds has matured since the champion was trained"
+            )
+        if lacking is not None:
+            return Signal.insufficient("performance", lacking, false_alarm_rate=self._rate)
+        now = _values(after)
+        sums = _cusum(_below(self._usual, now, np.sqrt(_frauds(after) / self._frauds))[None, :])[0]
+        begin = int(np.flatnonzero(np.r_[0.0, sums[:-1]] == 0)[-1])
+        promise = float(self._usual.mean())
+        loss = 1 - float(now[begin:].mean()) / promise
+        drifted = bool(sums[-1] > self._limit)
+        return Signal(
+            name="performance",
+            state="drifted" if drifted else "stable",
+            statistic=float(sums[-1]),
+            threshold=self._limit,
+            false_alarm_rate=self._rate,
+            alarms_per=f"{HORIZON_DAYS} judged days of a champion as good as promised",
+            null_windows=self._usual.size,
+            acts=drifted and loss > RETRAIN_LOSS,
+            evidence={
+                "promised_average_precision": promise,
+                "promised_from": self._days[0].day,
+                "promised_until": self._days[-1].day,
+                "average_precision": float(now[-1]),
+                "loss": loss,
+                "loss_since": after[begin].day,
+                "retrain_loss": RETRAIN_LOSS,
+                "judged": after[-1].day,
+                "days_left_out": len(matured) - len(after),
+                "cusum": [float(s) for s in sums],
+                "matured": [day.model_dump() for day in matured],
+            },
+        )
+
+
 def performance(
     promised: Sequence[JudgedDay],
     matured: Sequence[JudgedDay],
@@ -104,41 +169,7 @@ def performance(
 
     Source: Page (1954), "Continuous inspection schemes"; moving blocks: Kuensch (1989).
     """
-    before, after = _ranked(promised), _ranked(matured)
-    lacking = _lacking(before, after)
-    if lacking is not None:
-        return Signal.insufficient("performance", lacking, false_alarm_rate=false_alarm_rate)
-    usual, now = _values(before), _values(after)
-    frauds = _frauds(before)
-    z = _below(usual, now, np.sqrt(_frauds(after) / frauds.mean()))
-    sums = _cusum(z[None, :])[0]
-    limit = _limit(usual, np.sqrt(frauds / frauds.mean()), false_alarm_rate, seed)
-    begin = int(np.flatnonzero(np.r_[0.0, sums[:-1]] == 0)[-1])
-    loss = 1 - float(now[begin:].mean()) / float(usual.mean())
-    drifted = bool(sums[-1] > limit)
-    return Signal(
-        name="performance",
-        state="drifted" if drifted else "stable",
-        statistic=float(sums[-1]),
-        threshold=limit,
-        false_alarm_rate=false_alarm_rate,
-        alarms_per=f"{HORIZON_DAYS} judged days of a champion as good as promised",
-        null_windows=usual.size,
-        acts=drifted and loss > RETRAIN_LOSS,
-        evidence={
-            "promised_average_precision": float(usual.mean()),
-            "promised_from": before[0].day,
-            "promised_until": before[-1].day,
-            "average_precision": float(now[-1]),
-            "loss": loss,
-            "loss_since": after[begin].day,
-            "retrain_loss": RETRAIN_LOSS,
-            "judged": after[-1].day,
-            "days_left_out": len(matured) - len(after),
-            "cusum": [float(s) for s in sums],
-            "matured": [day.model_dump() for day in matured],
-        },
-    )
+    return Promise(promised, false_alarm_rate=false_alarm_rate, seed=seed).judged(matured)
 
 
 def _ranked(days: Sequence[JudgedDay]) -> list[JudgedDay]:
@@ -153,14 +184,12 @@ def _frauds(days: Sequence[JudgedDay]) -> Floats:
     return np.array([day.frauds for day in days], dtype=np.float64)
 
 
-def _lacking(promised: Sequence[JudgedDay], matured: Sequence[JudgedDay]) -> str | None:
+def _lacking(promised: Sequence[JudgedDay]) -> str | None:
     if len(promised) < MIN_PROMISED_DAYS:
         return (
             f"the champion was evaluated on {len(promised)} days with {MIN_DAY_FRAUDS} frauds, "
             f"{MIN_PROMISED_DAYS} are needed to know what it promised"
         )
-    if not matured:
-        return f"no day with {MIN_DAY_FRAUDS} frauds has matured since the champion was trained"
     if np.ptp(_values(promised)) == 0:
         return "the champion ranked every evaluation day alike: how much it varies is unknown"
     return None

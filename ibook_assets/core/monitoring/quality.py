@@ -6,10 +6,10 @@ people, and never trains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat
@@ -28,8 +28,8 @@ from ibook_assets.core.monitoring.signals import MIN_NULL_DAYS, Signal
 
 LEAST_HARM: Final = 0.01
 """Share of the day's rows that must be spoilt beyond the usual before anybody is told."""
-PLAIN_HARM: Final = 0.25
-"""The same for a column that cannot be calibrated: nothing undrifted spoils a quarter."""
+PLAIN_HARM: Final = 0.15
+"""The same for a column that cannot be calibrated, beyond the worst of the undrifted days."""
 MIN_ROWS: Final = 200
 FAULTS_SHOWN: Final = 20
 
@@ -59,13 +59,76 @@ class _Share:
     by_day: Floats
 
 
+class SoundDays:
+    """Days on which nothing was broken, counted once for all the days held against them."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, Values],
+        kinds: Mapping[str, Kind],
+        days: Ints,
+        *,
+        uncalibrated: Collection[str] = (),
+    ) -> None:
+        """Count `columns`, see `data_quality`."""
+        self._plain = frozenset(uncalibrated)
+        self._days = np.unique(days).size
+        position = np.unique(days, return_inverse=True)[1]
+        self._columns = {
+            name: _Usual.of(columns[name], kind, position) for name, kind in kinds.items()
+        }
+
+    def judged(
+        self,
+        current: Mapping[str, Values],
+        *,
+        missing: Sequence[str] = (),
+        false_alarm_rate: float = FALSE_ALARM_RATE,
+    ) -> Signal:
+        """Whether the day's columns lost what sound days had, see `data_quality`."""
+        rows = next((values.size for values in current.values()), 0)
+        absent = [_missing(name) for name in missing]
+        if not absent and (self._days < MIN_NULL_DAYS or rows < MIN_ROWS):
+            reason = (
+                f"{self._days} reference days of the {MIN_NULL_DAYS} and {rows} rows of the "
+                f"{MIN_ROWS} needed"
+            )
+            return Signal.insufficient("data_quality", reason, false_alarm_rate=false_alarm_rate)
+        shares = [s for name, usual in self._columns.items() for s in usual.shares(name, current)]
+        known = [share for share in shares if share.column not in self._plain]
+        deviation, threshold = _calibrated(known, rows, rate=false_alarm_rate / CAUTION)
+        harmful = [
+            (share, by)
+            for share, by in zip(known, deviation, strict=True)
+            if _harm(share) > LEAST_HARM
+        ]
+        faults = absent + [_fault(share, by) for share, by in harmful if by > threshold]
+        faults += [_fault(s, None) for s in shares if s.column in self._plain and _plainly(s)]
+        worst = sorted(faults, key=lambda fault: (fault.usual - fault.share, fault.column))
+        return Signal(
+            name="data_quality",
+            state="drifted" if faults else "stable",
+            statistic=max((by for _, by in harmful), default=0.0),
+            threshold=threshold,
+            false_alarm_rate=false_alarm_rate,
+            null_windows=self._days,
+            acts=bool(faults),
+            evidence={
+                "columns": len(self._columns) + len(missing),
+                "rows": rows,
+                "least_harm": LEAST_HARM,
+                "faults": [fault.model_dump() for fault in worst[:FAULTS_SHOWN]],
+            },
+        )
+
+
 def data_quality(
     reference: Mapping[str, Values],
     current: Mapping[str, Values],
     kinds: Mapping[str, Kind],
     days: Ints,
     *,
-    uncalibrated: Sequence[str] = (),
+    uncalibrated: Collection[str] = (),
     missing: Sequence[str] = (),
     false_alarm_rate: float = FALSE_ALARM_RATE,
 ) -> Signal:
@@ -80,44 +143,8 @@ def data_quality(
         missing: columns that the day does not have at all.
         false_alarm_rate: share of undrifted days that may be called broken.
     """
-    number = np.unique(days).size
-    rows = next((values.size for values in current.values()), 0)
-    absent = [_missing(name) for name in missing]
-    if not absent and (number < MIN_NULL_DAYS or rows < MIN_ROWS):
-        reason = (
-            f"{number} reference days of the {MIN_NULL_DAYS} and {rows} rows of the {MIN_ROWS} "
-            "needed"
-        )
-        return Signal.insufficient("data_quality", reason, false_alarm_rate=false_alarm_rate)
-    plain = set(uncalibrated)
-    shares = [
-        s for name, kind in kinds.items() for s in _shares(name, kind, reference, current, days)
-    ]
-    known = [share for share in shares if share.column not in plain]
-    deviation, threshold = _calibrated(known, rows, rate=false_alarm_rate / CAUTION)
-    faults = absent + [
-        _fault(share, by)
-        for share, by in zip(known, deviation, strict=True)
-        if by > threshold and _harm(share) > LEAST_HARM
-    ]
-    faults += [_fault(s, None) for s in shares if s.column in plain and _harm(s) > PLAIN_HARM]
-    worst = sorted(faults, key=lambda fault: (fault.usual - fault.share, fault.column))
-    harmful = [by for share, by in zip(known, deviation, strict=True) if _harm(share) > LEAST_HARM]
-    return Signal(
-        name="data_quality",
-        state="drifted" if faults else "stable",
-        statistic=max(harmful, default=0.0),
-        threshold=threshold,
-        false_alarm_rate=false_alarm_rate,
-        null_windows=number,
-        acts=bool(faults),
-        evidence={
-            "columns": len(kinds) + len(missing),
-            "rows": rows,
-            "least_harm": LEAST_HARM,
-            "faults": [fault.model_dump() for fault in worst[:FAULTS_SHOWN]],
-        },
-    )
+    sound = SoundDays(reference, kinds, days, uncalibrated=uncalibrated)
+    return sound.judged(current, missing=missing, false_alarm_rate=false_alarm_rate)
 
 
 def _missing(name: str) -> Fault:
@@ -138,52 +165,66 @@ def _fault(share: _Share, deviation: float | None) -> Fault:
     )
 
 
-def _shares(
-    name: str,
-    kind: Kind,
-    reference: Mapping[str, Values],
-    current: Mapping[str, Values],
-    days: Ints,
-) -> list[_Share]:
-    """Shares of spoilt rows, on the day and on each reference day."""
-    before, now = reference[name], current[name]
-    _, position = np.unique(days, return_inverse=True)
-    found = [_share(name, "nulls", is_null(now), is_null(before), position)]
-    if kind == "numeric":
-        found.append(_share(name, "infinities", _infinite(now), _infinite(before), position))
-    else:
-        found.append(_unseen(name, now, before, position))
-    return found
+def _plainly(share: _Share) -> bool:
+    """Whether a share that cannot be calibrated is beyond all doubt."""
+    return share.now - float(share.by_day.max()) > PLAIN_HARM
 
 
-def _share(name: str, kind: FaultKind, now: Values, before: Values, position: Ints) -> _Share:
-    rows = np.bincount(position)
-    by_day = np.bincount(position, weights=before) / np.maximum(rows, 1)
-    return _Share(name, kind, float(now.mean()), by_day)
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """Shares of a column's spoilt rows on each sound day."""
+
+    kind: Kind
+    nulls: Floats
+    strange: Floats
+    """Infinities of a numeric column; of any other, codes that no other day has."""
+    codes: Values
+    """Every code of a categorical column, ascending."""
+
+    @classmethod
+    def of(cls, values: Values, kind: Kind, position: Ints) -> Self:
+        """Of the rows `values`, whose days are numbered by `position`."""
+        null = is_null(values)
+        nulls = _by_day(null, position)
+        if kind == "numeric":
+            return cls(kind, nulls, _by_day(_infinite(values), position), values[:0])
+        codes, code = np.unique(categories(values[~null]), return_inverse=True)
+        rows = np.zeros((nulls.size, codes.size))
+        np.add.at(rows, (position[~null], code), 1.0)
+        lone = (rows > 0).sum(axis=0) == 1
+        strange = rows[:, lone].sum(axis=1) / np.maximum(np.bincount(position), 1)
+        return cls(kind, nulls, strange, codes)
+
+    def shares(self, name: str, current: Mapping[str, Values]) -> tuple[_Share, _Share]:
+        """The day's shares beside the usual ones."""
+        now = current[name]
+        null = is_null(now)
+        if self.kind == "numeric":
+            second: FaultKind = "infinities"
+            strange = float(_infinite(now).mean())
+        else:
+            second, strange = "unseen codes", self._unseen(categories(now[~null])) / now.size
+        return (
+            _Share(name, "nulls", float(null.mean()), self.nulls),
+            _Share(name, second, strange, self.strange),
+        )
+
+    def _unseen(self, found: Values) -> float:
+        if found.dtype.kind != self.codes.dtype.kind:
+            return float(found.size)
+        return float((~np.isin(found, self.codes)).sum())
+
+
+def _by_day(spoilt: Values, position: Ints) -> Floats:
+    """Share of spoilt rows on each day."""
+    return np.bincount(position, weights=spoilt) / np.maximum(np.bincount(position), 1)
 
 
 def _infinite(values: Values) -> Values:
-    return (
-        np.isinf(values.astype(np.float64))
-        if values.dtype.kind in "fiu"
-        else np.zeros(values.size, np.bool_)
-    )
-
-
-def _unseen(name: str, now: Values, before: Values, position: Ints) -> _Share:
-    """Codes that no other day has: of the day among all others, of each reference day alike."""
-    known = ~is_null(before)
-    codes, code = np.unique(categories(before[known]), return_inverse=True)
-    days = int(position.max()) + 1
-    rows = np.zeros((days, codes.size))
-    np.add.at(rows, (position[known], code), 1.0)
-    lone = (rows > 0).sum(axis=0) == 1
-    by_day = rows[:, lone].sum(axis=1) / np.maximum(np.bincount(position), 1)
-    present = ~is_null(now)
-    found = categories(now[present])
-    alike = found.dtype.kind == codes.dtype.kind
-    strange = ~np.isin(found, codes) if alike else np.ones(found.size, np.bool_)
-    return _Share(name, "unseen codes", float(strange.sum()) / now.size, by_day)
+    if values.dtype.kind not in "fiu":
+        return np.zeros(values.size, np.bool_)
+    # No float32 becomes infinite in float64, and integers are none.
+    return np.isinf(values)
 
 
 def _calibrated(shares: Sequence[_Share], rows: int, *, rate: float) -> tuple[Floats, float]:
