@@ -184,11 +184,11 @@ class Settings(BaseSettings):
     prediction_log: Literal["lake", "kafka", "off"] = "lake"
     """Where predictions go with all that is needed to make them again: files of the lake, the event
     log, or nowhere."""
+    prediction_ship_seconds: Annotated[float, Field(ge=0, le=3_600)] = 15.0
+    """Longest time that a prediction waits on the server's disk for others to be shipped with."""
     trace_store_bytes: Annotated[int, Field(ge=2**24)] = 2**31
     """Bytes of traces kept on the server's disk for look-up; the oldest that have landed go."""
     trace_store_days: Annotated[float, Field(gt=0)] = 7.0
-    prediction_ship_seconds: Annotated[float, Field(ge=0, le=3_600)] = 15.0
-    """Longest time that a prediction waits on the server's disk for others to be shipped with."""
     """Days that landed traces are kept there."""
     container_digest: str | None = None
     """Digest of the image this server runs in; traces carry it."""
