@@ -208,6 +208,19 @@ class FeatureJudge:
         )
 
 
+def more_fraud(
+    rows: Rows, frauds: Ints, level: float, rng: np.random.Generator
+) -> tuple[Rows, Ints]:
+    """Every fraud comes again with probability `level`, as at the prior axis of that level.
+
+    A world of another fraud share has other accounts from its first day on: in features, what would
+    be seen is the seam between the two.
+    """
+    again = np.flatnonzero((frauds == 1) & (rng.random(frauds.size) < level))
+    kept = np.r_[np.arange(frauds.size), again]
+    return Rows(rows.x[kept], rows.day[kept], rows.orders.take(kept)), frauds[kept]
+
+
 Harm = Callable[[Matrix, float, np.random.Generator], Matrix]
 """Spoils a share of a day's rows."""
 
@@ -218,12 +231,19 @@ def harms(bundle: ModelBundle) -> dict[str, Harm]:
     top = [int(name[1:]) for name in sorted(gains, key=lambda name: -float(np.max(gains[name])))]
     code = next(i for i in top if COMPARED.kinds.get(NAMES[i]) == "categorical")
     unread = next(i for i in _PLACES if i not in top and _KINDS[NAMES[i]] == "numeric")
+    compared = [i for i in top if i in _PLACES]
     return {
         "nulls in the top feature": replaced([top[0]], lambda values, _: values * np.nan),
-        "eight top features joined wrongly": replaced(top[:8], lambda v, rng: rng.permutation(v)),
+        "eight top features joined wrongly": replaced(top[:8], shuffled),
+        "eight top compared ones joined wrongly": replaced(compared[:8], shuffled),
         "a new code in the top code": replaced([code], lambda v, _: np.full_like(v, _NEW_CODE)),
         "harmless: an unread feature x 10": replaced([unread], lambda values, _: values * 10),
     }
+
+
+def shuffled(values: Matrix, rng: np.random.Generator) -> Matrix:
+    """The same values in other rows."""
+    return rng.permutation(values)
 
 
 def replaced(columns: list[int], by: Callable[[Matrix, np.random.Generator], Matrix]) -> Harm:

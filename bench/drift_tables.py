@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,12 +167,18 @@ def _cell(found: Found, kind: str, signal: str) -> str:
     return f"{text}, due {due.yes / due.of:.0%} day {found.delay(kind, signal):g}"
 
 
-def harmful(found: Found, rows: Sequence[tuple[str, Sequence[str], Sequence[str]]]) -> str:
+def harmful(
+    found: Found,
+    rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
+    *,
+    least: Mapping[str, float],
+) -> str:
     """What harms, and who sees it.
 
     Args:
         found: everything.
         rows: name of a harm, kinds of drift that it is, signals to show.
+        least: harm to the loss of average precision from which on a run is shown.
     """
     lines = [
         "| Harm | Runs | AP lost | Signal | Called drifted | First on day | Days called |",
@@ -184,7 +190,7 @@ def harmful(found: Found, rows: Sequence[tuple[str, Sequence[str], Sequence[str]
                 run
                 for kind in kinds
                 for run in found.all(kind, signal)
-                if run.loss is not None and run.loss >= HARMFUL_LOSS
+                if (run.loss or 0.0) >= least.get(name, -np.inf)
             ]
             if runs:
                 lines.append(f"| {name} | {_seen(runs, signal)} |")

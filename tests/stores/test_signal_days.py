@@ -15,11 +15,17 @@ from ibook_assets.core.errors import ContractError
 from ibook_assets.core.monitoring.signals import Signal, SignalName
 from ibook_assets.stores.drift_days import compare_day
 from ibook_assets.stores.feature_days import feature_table
-from ibook_assets.stores.feature_windows import data_quality_of, score_drift_of
+from ibook_assets.stores.feature_windows import (
+    FeatureWindows,
+    data_quality_of,
+    feature_windows,
+    score_drift_of,
+)
 from ibook_assets.stores.labelled_days import fraud_rate_of, performance_of
+from ibook_assets.stores.promoted_models import load_promoted
 from ibook_assets.stores.signal_records import signal_record, signal_records, store_signal
-from ibook_assets.training.attribution import attribution_drift_of
-from ibook_assets.training.domain import domain_drift_of
+from ibook_assets.training.attribution import attribution_drift, attribution_drift_of
+from ibook_assets.training.domain import domain_drift_of, undrifted_days
 from tests.monitored_lake import (
     MATURITY_DAYS,
     ORDER_CONTEXT,
@@ -220,6 +226,42 @@ def test_without_matured_days_there_is_no_verdict(shop: MonitoredLake) -> None:
     day = day_name(TRAINED_DAYS - 1)
     assert "has matured since" in str(judged(shop, "performance", day).reason)
     assert "0 days of the 7" in str(judged(shop, "fraud_rate", day).reason)
+
+
+def test_attributions_of_a_day_are_held_to_those_of_days_apart_from_it(
+    shop: MonitoredLake,
+) -> None:
+    bundle = load_promoted(shop.lake.blobs, shop.champion)
+    names = list(bundle.feature_names)
+    day = shop.follow(DAYS)
+    found = feature_windows(shop.lake, ORDER_CONTEXT, shop.champion, names, day)
+    # Shares that wander: each day resembles its neighbours and is far from the others.
+    wandering = np.full((28, len(names)), 1.0)
+    wandering[:, 0] += np.linspace(0, 2, 28)
+    wandering /= wandering.sum(axis=1, keepdims=True)
+    mixed = wandering[np.random.default_rng(1).permutation(28)]
+    thresholds = [
+        attribution_drift(found, bundle, undrifted=by_day).threshold or 0.0
+        for by_day in (wandering, mixed)
+    ]
+    assert thresholds[0] > thresholds[1]
+    few = replace(found, current=found.current[:199])
+    assert attribution_drift(few, bundle).reason == "199 rows of the 200 needed"
+
+
+def test_the_classifier_tells_reference_days_from_days_apart_from_them() -> None:
+    rng = np.random.default_rng(2)
+    days = np.repeat(np.arange(24), 250)
+    x = rng.normal(size=(days.size, 12)).astype(np.float32)
+
+    def told(level: np.ndarray) -> float:
+        names = tuple(f"c{i}" for i in range(12))
+        reference = x + level[days, None].astype(np.float32)
+        windows = FeatureWindows(names, reference, days, days, reference[:0], days[:0])
+        return float(undrifted_days(windows).log_odds.mean())
+
+    wandering = np.abs(np.linspace(-0.8, 0.8, 24))
+    assert told(wandering) > told(wandering[rng.permutation(24)])
 
 
 def test_a_damaged_record_says_what_to_do(shop: MonitoredLake) -> None:
