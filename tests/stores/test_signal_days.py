@@ -244,7 +244,7 @@ def test_attributions_of_a_day_are_held_to_those_of_days_apart_from_it(
         attribution_drift(found, bundle, undrifted=by_day).threshold or 0.0
         for by_day in (wandering, mixed)
     ]
-    assert thresholds[0] > thresholds[1]
+    assert thresholds[0] > 1.05 * thresholds[1]
     few = replace(found, current=found.current[:199])
     assert attribution_drift(few, bundle).reason == "199 rows of the 200 needed"
 
