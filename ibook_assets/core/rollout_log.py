@@ -92,6 +92,16 @@ class RolloutEntry(ChainedEntry):
         return ("canary", self.plan.shares[self.step]) if self.state == "canary" else None
 
     @property
+    def place_before(self) -> Place:
+        """Where the model stood when this was decided."""
+        shares = self.plan.shares
+        if self.state == "champion":
+            return ("canary", shares[self.step])
+        if self.state != "canary" or (self.step == 0 and self.plan.shadow_seconds == 0):
+            return None
+        return ("canary", shares[self.step - 1]) if self.step else ("shadow", SHADOW_SHARE)
+
+    @property
     def title(self) -> str:
         """The state in words: `canary at 5 %, paused`."""
         told = self.state.replace("_", " ")
@@ -199,14 +209,27 @@ def standing_of(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> Standing
     if effect is None:
         if place == entry.place and place is not None:
             return Standing(entry, entry.state, head)
-        if head.model_version == entry.champion:
-            return Standing(entry, entry.state, None, pending=entry.place is not None)
-        return _overtaken(entry, None, head, head)
+        if head.model_version != entry.champion:
+            return _overtaken(entry, None, head, head)
+        if entry.place_before is not None and place != entry.place_before:
+            # Somebody moved it between the look and its decision: theirs came first, and holds.
+            return _overtaken(entry, None, _mover(entry, log), head)
+        return Standing(entry, entry.state, None, pending=entry.place is not None)
     later = log[effect.sequence - 1 :]
     moved = next((r for r in later if place_in(r, entry.version) != entry.place), None)
     if moved is None:
         return Standing(entry, entry.state, effect)
     return _overtaken(entry, effect, moved, head)
+
+
+def _mover(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> PromotionRecord:
+    """The record since which the model stands elsewhere than before the decision."""
+    found = log[-1]
+    for record in reversed(log):
+        if place_in(record, entry.version) == entry.place_before:
+            break
+        found = record
+    return found
 
 
 def _overtaken(

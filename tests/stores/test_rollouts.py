@@ -13,7 +13,7 @@ import pytest
 
 from ibook_assets.core.errors import ConflictError, ContractError, IntegrityError, NotFoundError
 from ibook_assets.core.promotion import PromotedModel
-from ibook_assets.core.rollout import Entrant, entering
+from ibook_assets.core.rollout import Entrant, entering, withdrawing
 from ibook_assets.core.rollout_log import RolloutEntry, RolloutState
 from ibook_assets.core.rollout_plan import RolloutPlan, plan_of
 from ibook_assets.core.settings import Settings
@@ -219,6 +219,24 @@ def test_a_decision_that_was_overtaken_before_it_was_carried_out_has_no_effect(
     assert standing is not None
     assert standing.state == "archived"
     assert PromotionLog(blobs).require_current("fraud").model_version == "v3"
+
+
+@pytest.mark.parametrize(
+    ("decided_at", "then"),
+    [(("shadow", 0), "canary"), (("canary", 0), "canary"), (("canary", 1), "champion")],
+)
+def test_a_model_withdrawn_while_a_decision_is_written_is_not_put_back(
+    blobs: LocalBlobs, decided_at: tuple[RolloutState, int], then: RolloutState
+) -> None:
+    entry = forward(blobs, until=decided_at)
+    log = PromotionLog(blobs)
+    head = log.require_current("fraud")
+    withdrawn = log.challenge(withdrawing(head, None, **WHO), expected_parent=head.sha256)
+    Rollouts(blobs).decide(entry, then, actor="a look", reason="sound")
+    standing = Rollouts(blobs).carry_out("fraud")
+    assert standing is not None
+    assert (standing.state, standing.overtaken_by) == ("archived", withdrawn)
+    assert log.require_current("fraud") == withdrawn
 
 
 def test_a_champion_may_be_rolled_back_or_replaced_later(blobs: LocalBlobs) -> None:
