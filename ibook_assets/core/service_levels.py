@@ -97,9 +97,11 @@ class ServerWatch(_Frozen):
     """When it first did not answer; None while it does."""
     expected: bool = False
     """Whether it has ever answered: one that was never started is not down."""
+    fresh_since: float | None = None
+    """From when on its features have been fresh at each look; None when they are not."""
     streaming: bool = False
-    """Whether its features have ever been fresh: without a stream they are as old as the last
-    published snapshot."""
+    """Whether they have ever been fresh for longer than what is published once stays so: without
+    a stream they are as old as the last published snapshot."""
     broken: dict[Name, Broken] = Field(default_factory=dict)
 
     def after(self, found: Counted | None, *, at: float) -> Self:
@@ -127,14 +129,17 @@ class ServerWatch(_Frozen):
         for name, value in _wrong(window):
             broken[name] = _worse(self.broken.get(name), value, at, window.requests)
         age = found.feature_age_seconds
-        streaming = self.streaming or (age is not None and age <= STALE_SECONDS)
-        if streaming and age is not None and age > STALE_SECONDS:
+        is_fresh = age is not None and age <= STALE_SECONDS
+        fresh_since = (self.fresh_since or at) if is_fresh else None
+        streaming = self.streaming or (fresh_since is not None and at - fresh_since > STALE_SECONDS)
+        if streaming and age is not None and not is_fresh:
             broken["stale"] = _worse(self.broken.get("stale"), age, at, 0)
         return self.model_copy(
             update={
                 "looks": looks,
                 "silent_since": None,
                 "expected": True,
+                "fresh_since": fresh_since,
                 "streaming": streaming,
                 "broken": broken,
             }

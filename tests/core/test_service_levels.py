@@ -46,6 +46,11 @@ class Server:
         self.watch = self.watch.after(self._counted(), at=self.at)
         return set(self.watch.broken)
 
+    def streams(self) -> None:
+        """Its features are fresh for longer than a snapshot could be."""
+        self.age = 20.0
+        assert not any(self.serves(10) for _ in steps(STALE_SECONDS + STEP))
+
     def is_silent(self) -> set[str]:
         self.at += STEP
         self.watch = self.watch.after(None, at=self.at)
@@ -171,8 +176,7 @@ def test_what_was_never_started_is_not_down() -> None:
 
 def test_features_that_were_fresh_must_stay_fresh() -> None:
     server = Server()
-    server.age = 20.0
-    assert server.serves(10) == set()
+    server.streams()
     server.age = STALE_SECONDS + 1
     assert server.serves(10) == {"stale"}
     server.age = 2 * STALE_SECONDS
@@ -180,6 +184,13 @@ def test_features_that_were_fresh_must_stay_fresh() -> None:
     assert server.watch.broken["stale"].value == 2 * STALE_SECONDS
     server.age = 30.0
     assert server.serves(10) == set()
+
+
+def test_a_snapshot_of_a_moment_ago_is_no_stream() -> None:
+    server = Server()
+    for number in steps(2 * STALE_SECONDS):
+        server.age = 1.0 + number * STEP
+        assert server.serves(10) == set()
 
 
 def test_without_a_stream_features_are_as_old_as_the_last_snapshot() -> None:
