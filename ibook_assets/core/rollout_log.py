@@ -207,19 +207,26 @@ def standing_of(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> Standing
         withdrawn = place in (None, "champion") or place[0] == "treatment"
         return Standing(entry, entry.state, effect, pending=effect is None and not withdrawn)
     if effect is None:
-        if place == entry.place and place is not None:
-            return Standing(entry, entry.state, head)
-        if head.model_version != entry.champion:
-            return _overtaken(entry, None, head, head)
-        if entry.place_before is not None and place != entry.place_before:
-            # Somebody moved it between the look and its decision: theirs came first, and holds.
-            return _overtaken(entry, None, _mover(entry, log), head)
-        return Standing(entry, entry.state, None, pending=entry.place is not None)
+        return _without_effect(entry, log)
     later = log[effect.sequence - 1 :]
     moved = next((r for r in later if place_in(r, entry.version) != entry.place), None)
     if moved is None:
         return Standing(entry, entry.state, effect)
     return _overtaken(entry, effect, moved, head)
+
+
+def _without_effect(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> Standing:
+    """What a rollout is whose last decision no entry of the promotion log carries out."""
+    head = log[-1]
+    place = place_in(head, entry.version)
+    if place == entry.place and place is not None:
+        return Standing(entry, entry.state, head)
+    if head.model_version != entry.champion:
+        return _overtaken(entry, None, head, head)
+    if entry.place_before is not None and place != entry.place_before:
+        # Somebody moved it between the look and its decision: theirs came first, and holds.
+        return _overtaken(entry, None, _mover(entry, log), head)
+    return Standing(entry, entry.state, None, pending=entry.place is not None)
 
 
 def _mover(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> PromotionRecord:

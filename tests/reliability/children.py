@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,14 @@ from kafka import KafkaConsumer
 from ibook_assets.core.errors import ConflictError, StoreUnavailableError
 from ibook_assets.core.promotion import Artefact, PromotionDraft, PromotionRecord
 from ibook_assets.core.rollout import Entrant, entering, withdrawing
+from ibook_assets.core.rollout_log import following
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.log import LogAddress
 from ibook_assets.stores.log_files import LogFiles
 from ibook_assets.stores.parquet import encode
 from ibook_assets.stores.promotions import PromotionLog
+from ibook_assets.stores.rollouts import Rollouts
 from ibook_assets.stores.s3_blobs import S3Blobs
 from ibook_assets.streaming.sink import Sink
 from tests.promotion_drafts import a_draft
@@ -31,6 +36,8 @@ TABLE = "facts/transactions"
 ORDERS = "raw.transactions"
 DAY = "2026-01-05"
 ROWS = 2_000
+LOOKS = ("go on", "go on", "take back")
+"""Of those who race about a rollout: two watchers that find all sound, and one that finds harm."""
 
 
 def version_of(number: int, rows: int = ROWS) -> pa.Table:
@@ -112,6 +119,43 @@ def _append(
         return log.challenge(withdrawing(head, None, **who), expected_parent=parent)
     canary = entering(head, draft.model, Entrant("canary"), **who)
     return log.challenge(canary, expected_parent=parent)
+
+
+def race(uri: str, role: str, artefact: dict[str, Any], start: str, note: str) -> None:
+    """Decide about the rollout, or write the promotion log, once the file `start` is there.
+
+    `won`, or `lost <what the error says>`, is noted afterwards.
+    """
+    blobs, name = open_blobs(uri), Path(note).name
+    log, rollouts = PromotionLog(blobs), Rollouts(blobs)
+    head, entry = log.require_current("fraud"), rollouts.newest("fraud")
+    assert entry is not None
+    who = {"actor": name, "reason": role}
+    draft = a_draft(name, artefact=Artefact.model_validate(artefact), **who)
+    parent = head.sha256
+
+    def decide(place: int) -> None:
+        rollouts.decide(entry, following(entry)[place][0], **who)
+        rollouts.carry_out("fraud")
+
+    act: Callable[[], object] = {
+        "go on": lambda: decide(0),
+        "take back": lambda: decide(1),
+        "promote": lambda: log.promote(draft, expected_parent=parent),
+        "roll back": lambda: log.rollback("fraud", expected_parent=parent, **who),
+        "withdraw": lambda: log.challenge(withdrawing(head, None, **who), expected_parent=parent),
+    }[role]
+    Path(f"{note}.ready").touch()
+    while not Path(start).exists():
+        pass
+    # A look writes two logs: without a head start people would nearly always be first.
+    time.sleep(0.0 if role in LOOKS else random.Random(name).random() * 0.2)
+    try:
+        act()
+    except ConflictError as error:
+        Path(note).write_text(f"lost {error}")
+    else:
+        Path(note).write_text("won")
 
 
 def land(
