@@ -27,6 +27,10 @@ help: ## Show this help
 demo: $(STAMP) ## Simulate, materialise, promote, serve and score one request (Ctrl-C ends it)
 	@$(BIN)/ibook demo
 
+.PHONY: story
+story: $(STAMP) ## Drift, retraining, rollout and a rollback by themselves, while orders are scored
+	@$(BIN)/ibook story drift
+
 .PHONY: dev
 dev: $(STAMP) ## Dagster UI and daemon on http://127.0.0.1:3000
 	@mkdir -p $(STATE)

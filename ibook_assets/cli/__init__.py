@@ -14,6 +14,7 @@ from ibook_assets.cli.drift import drift
 from ibook_assets.cli.experiment import experiment
 from ibook_assets.cli.rollout import rollout
 from ibook_assets.cli.sim import with_gateway
+from ibook_assets.cli.story import story
 from ibook_assets.cli.stream import stream
 from ibook_sim.cli import app as simulator
 
@@ -32,6 +33,7 @@ app.add_typer(alerts, name="alerts")
 app.add_typer(drift, name="drift")
 app.add_typer(experiment, name="experiment")
 app.add_typer(rollout, name="rollout")
+app.add_typer(story, name="story")
 app.add_typer(stream, name="stream")
 app.add_typer(simulator, name="sim", callback=with_gateway)
 
