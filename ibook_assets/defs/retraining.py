@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, Final
 
 import dagster as dg
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from ibook_assets.core.monitoring.episodes import (
     FEATURE_DRIFT,
@@ -49,7 +50,7 @@ _HEARD: Final = tuple(
 
 TRAINING_JOB: Final = "training"
 
-SECONDS_BETWEEN: Final = 30
+SECONDS_BETWEEN: Final = 10
 READ_AT_ONCE: Final = 200
 
 _HOUR: Final = 3_600.0
@@ -191,6 +192,7 @@ def _next_step(
     waits = (
         _unfit(named, cursor, use_case)
         or _on_its_way(instance, lake, named, use_case)
+        or attempts.repeated()
         or attempts.after_training(lake, use_case, newest.day, settings, now=now)
         or attempts.after_failure(settings, now=now)
         or _cooling(instance, named, settings, now=now)
@@ -273,6 +275,14 @@ class _Attempts:
         """How often it asked: a run that Dagster runs again after a crash is the same attempt."""
         runs = [record.dagster_run for record in self.records]
         return len({run.root_run_id or run.run_id for run in runs})
+
+    def repeated(self) -> str | None:
+        """Why Dagster's own repetition of a run that crashed is waited for; None without one."""
+        for record in self.records:
+            tags = record.dagster_run.tags
+            if tags.get(WILL_RETRY_TAG) == "true" and AUTO_RETRY_RUN_ID_TAG not in tags:
+                return f"{self.named}: Dagster is about to repeat run {record.dagster_run.run_id}"
+        return None
 
     def after_training(
         self, lake: LakeResource, use_case: UseCase, day: str, settings: Settings, *, now: float

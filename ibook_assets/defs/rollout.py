@@ -28,7 +28,7 @@ ROLLOUT: Final = "rollout"
 """Group and job of the rollouts: apart from training, whose every run would look at them."""
 USE_CASE: Final = "ibook/rollout"
 """Tag of a run: whose rollout it looks at."""
-SECONDS_BETWEEN: Final = 15
+SECONDS_BETWEEN: Final = 5
 
 _LOG_10: Final = math.log(10)
 

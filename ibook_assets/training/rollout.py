@@ -168,6 +168,8 @@ class Watcher:
     def look(self) -> Looked:
         """Look once; what is decided is carried out before it returns.
 
+        A candidate that the gate lets in is placed in the same look: nothing is waited for.
+
         Raises:
             ConflictError: somebody else decided, or writes the promotion log, at the same time.
             IntegrityError: the model is not what training stored.
@@ -176,13 +178,16 @@ class Watcher:
         if standing is None or not standing.active:
             return Looked(standing, "no rollout is on its way")
         entry = standing.entry
+        if entry.state not in ("candidate", "gated"):
+            return self._watch(standing)
+        if entry.paused:
+            return Looked(standing, "paused")
         if entry.state == "candidate":
-            return Looked(standing, "paused") if entry.paused else self._judge(entry)
-        if entry.state == "gated":
-            if entry.paused:
-                return Looked(standing, "paused")
-            return self._decide(entry, following(entry)[0][0], "the gate opened")
-        return self._watch(standing)
+            judged = self._judge(entry)
+            if judged.standing is None or judged.standing.state != "gated":
+                return judged
+            entry = judged.standing.entry
+        return self._decide(entry, following(entry)[0][0], "the gate opened")
 
     def _judge(self, entry: RolloutEntry) -> Looked:
         """Gate the candidate, unless it was gated when it got a place beside the champion."""

@@ -69,7 +69,7 @@ def test_before_any_rollout_each_command_says_what_to_do() -> None:
 def test_a_rollout_is_begun_looked_at_held_and_aborted(settings: Settings) -> None:
     assert told("start", "fraud", *WHY)["state"] == "candidate"
     assert "is on its way (candidate, entry 1)" in refused("start", "fraud", *WHY)
-    assert [told("look", "fraud")["state"] for _ in range(2)] == ["gated", "shadow"]
+    assert told("look", "fraud")["state"] == "shadow"
     seen = told("status", "fraud")
     assert (seen["state"], seen["share"], seen["version"]) == ("shadow", 1.0, "fraud-v2")
     assert seen["analysis"]["verdict"] == "inconclusive"
@@ -95,7 +95,7 @@ def test_an_aborted_canary_is_rolled_back(
     monkeypatch.setenv("IBOOK_ROLLOUT_SHADOW_HOURS", "0")
     monkeypatch.setenv("IBOOK_ROLLOUT_SHARES", "0.2,0.5")
     told("start", "fraud", *WHY)
-    assert [told("look", "fraud")["state"] for _ in range(2)] == ["gated", "canary"]
+    assert told("look", "fraud")["state"] == "canary"
     (canary,) = promotions(settings).require_current("fraud").challengers
     assert (canary.stage, canary.share) == ("canary", 0.2)
     assert "did not tell its metrics" in told("look", "fraud")["note"]
