@@ -133,13 +133,13 @@ def test_the_schedule_runs_what_has_started_until_it_is_over(
     defs = build_defs(started)
 
     def asked(moment: datetime) -> list[str | None]:
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             instance=instance,
             scheduled_execution_time=moment,
             resources={"lake": LakeResource(uri=started.lake)},
             repository_def=defs.get_repository_def(),
-        )
-        data = defs.resolve_schedule_def("daily_experiments").evaluate_tick(context)
+        ) as context:
+            data = defs.resolve_schedule_def("daily_experiments").evaluate_tick(context)
         return [request.partition_key for request in data.run_requests or ()]
 
     assert asked(datetime(2026, 3, 2, 2, 30, tzinfo=UTC)) == [AA.id]

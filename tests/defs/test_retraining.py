@@ -268,6 +268,19 @@ def test_a_run_that_dagster_repeats_after_a_crash_is_one_attempt(sensor: Sensor)
     assert str(request.run_key).endswith("#2")
 
 
+def test_a_run_that_dagster_is_about_to_repeat_is_waited_for(sensor: Sensor) -> None:
+    sensor.observe("2026-03-01", 0.5)
+    (request,) = sensor.tick()
+    run = sensor.start(request)
+    sensor.instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
+    sensor.end(run, well=False)
+    sensor.ahead = 90 * 24 * HOUR
+    assert sensor.tick() == []
+    assert f"Dagster is about to repeat run {run.run_id}" in sensor.skipped
+    sensor.instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "another"})
+    assert len(sensor.tick()) == 1
+
+
 def test_nothing_is_trained_that_would_have_no_place(sensor: Sensor) -> None:
     sensor.promote("v1")
     log = sensor.lake.promotions
@@ -432,10 +445,9 @@ def test_the_week_trains_unless_a_model_is_trained_or_rolled_out_already(sensor:
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
     def asked() -> tuple[list[dg.RunRequest], str]:
-        context = dg.build_schedule_context(
-            instance=sensor.instance, resources={"lake": sensor.lake}
-        )
-        ticked = schedule.evaluate_tick(context)
+        told = {"lake": sensor.lake}
+        with dg.build_schedule_context(instance=sensor.instance, resources=told) as context:
+            ticked = schedule.evaluate_tick(context)
         return list(ticked.run_requests or ()), str(ticked.skip_message)
 
     sensor.promote("v1")
