@@ -128,6 +128,13 @@ class Found:
         return float(np.mean(known)) if known else None
 
 
+def stated_rate(signal: str) -> str:
+    """What `signal` promises, as a percentage; Evidently's rule promises nothing."""
+    if signal == "feature_drift":
+        return f"{FALSE_ALARM_RATE:.0%}"
+    return next((f"{s.false_alarm_rate:.0%}" for name, s in SIGNALS.items() if name == signal), "-")
+
+
 def false_alarms(found: Found) -> str:
     """Undrifted days as a Markdown table."""
     lines = [
@@ -136,7 +143,7 @@ def false_alarms(found: Found) -> str:
     ]
     for signal, worlds in found.runs[CALM].items():
         called = found.called(CALM, signal)
-        stated = f"{FALSE_ALARM_RATE:.0%}" if signal in {"feature_drift", *SIGNALS} else "-"
+        stated = stated_rate(signal)
         what = "months" if signal in PER_RUN else "days"
         lines.append(
             f"| {signal} | {stated} | {called.of:,} {what} of {len(worlds)} worlds | "

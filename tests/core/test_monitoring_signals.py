@@ -17,7 +17,7 @@ from ibook_assets.core.monitoring.performance import (
     performance,
 )
 from ibook_assets.core.monitoring.quality import data_quality
-from ibook_assets.core.monitoring.signals import Signal, against_days, of_scores
+from ibook_assets.core.monitoring.signals import SIGNALS, Signal, against_days, of_scores
 
 
 def days_of(precisions: np.ndarray, frauds: int = 90) -> list[JudgedDay]:
@@ -34,7 +34,7 @@ def rates(counts: np.ndarray, orders: int = 3_000) -> list[RateDay]:
 
 
 def test_a_champion_as_good_as_promised_is_rarely_called_worse() -> None:
-    # 1 % of champions within the horizon; of 80, 5 or more would have a chance of 0.1 %.
+    # 2 % of champions within the horizon; of 80, 5 or more would have a chance of 2 %.
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(80):
@@ -46,8 +46,8 @@ def test_a_champion_as_good_as_promised_is_rarely_called_worse() -> None:
 
 
 def test_months_that_differ_by_themselves_are_rarely_a_loss() -> None:
-    # Each month has a level of its own, a fifth of a day's spread: a limit that is taken at 1 % of
-    # runs of days of the promised month is exceeded twice as often.
+    # Each month has a level of its own, a fifth of a day's spread: a limit that is taken at
+    # 1 % of runs of days of the promised month is exceeded twice as often.
     rng = np.random.default_rng(10)
     alarms = 0
     for _ in range(40):
@@ -229,5 +229,6 @@ def test_scores_are_judged_as_a_column_is() -> None:
     decision = drift_of(reference, {"score": rng.normal(1.0, size=500)}, {"score": "numeric"})
     signal = of_scores(decision)
     assert (signal.state, signal.statistic) == ("drifted", decision.statistic)
+    assert signal.false_alarm_rate == SIGNALS["score_drift"].false_alarm_rate
     few = drift_of(reference, {"score": np.zeros(3)}, {"score": "numeric"})
     assert of_scores(few).reason == few.reason

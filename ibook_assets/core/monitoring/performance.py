@@ -20,17 +20,17 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from ibook_assets.core.metrics import Labels, Ranking, weighted_average_precision, weighted_roc_auc
 from ibook_assets.core.monitoring.columns import Floats
-from ibook_assets.core.monitoring.signals import Signal
+from ibook_assets.core.monitoring.signals import SIGNALS, Signal
 
 RETRAIN_LOSS: Final = 0.10
 """Share of the promised average precision whose loss is worth a new model."""
-FALSE_ALARM_RATE: Final = 0.01
+FALSE_ALARM_RATE: Final = SIGNALS["performance"].false_alarm_rate
 """Share of champions without any loss that are called worse within `HORIZON_DAYS`."""
 HORIZON_DAYS: Final = 28
 """Judged days that the false-alarm rate speaks of; every promotion begins anew."""
-CAUTION: Final = 5
+CAUTION: Final = 10
 """The limit is taken for a false-alarm rate this many times smaller than the stated one: months
-differ by more than their days do. Taken at 1 %, it called 4 % of undrifted champions worse."""
+differ by more than their days do. Taken at 1 % it called 4 % of undrifted champions worse."""
 ALLOWANCE: Final = 0.4
 """Standard deviations a day may stay below the promise without adding up."""
 MIN_PROMISED_DAYS: Final = 14

@@ -40,16 +40,23 @@ class SignalSpec:
     consequence: Consequence
     persistence: int = 2
     """Days in a row that it must call drifted before anybody acts on it."""
+    false_alarm_rate: float = FALSE_ALARM_RATE
+    """Stated share of undrifted days that it calls drifted; `performance`: of champions."""
 
 
 SIGNALS: Final[Mapping[SignalName, SignalSpec]] = {
     # Its CUSUM adds up days: it persists by itself.
-    "performance": SignalSpec("The champion ranks as well as promised.", "retrain", persistence=1),
+    "performance": SignalSpec(
+        "The champion ranks as well as promised.", "retrain", persistence=1, false_alarm_rate=0.02
+    ),
     "fraud_rate": SignalSpec("Confirmed fraud is within its control band.", "retrain"),
     "data_quality": SignalSpec(
         "No feature lost its values, its range or its column.", "block", persistence=1
     ),
-    "score_drift": SignalSpec("The champion's scores lie as they did.", "alert"),
+    # Scores read features of all memories; few days of one month say how far they wander.
+    "score_drift": SignalSpec(
+        "The champion's scores lie as they did.", "alert", false_alarm_rate=0.05
+    ),
     "domain_drift": SignalSpec("No classifier tells the day from the reference.", "shadow"),
     "attribution_drift": SignalSpec("The champion decides by the features it did.", "report"),
 }
@@ -82,12 +89,11 @@ class Signal(_Frozen):
 
     @classmethod
     def insufficient(
-        cls, name: SignalName, reason: str, *, false_alarm_rate: float = FALSE_ALARM_RATE
+        cls, name: SignalName, reason: str, *, false_alarm_rate: float | None = None
     ) -> Self:
-        """No verdict for want of data."""
-        return cls(
-            name=name, state="insufficient_data", false_alarm_rate=false_alarm_rate, reason=reason
-        )
+        """No verdict for want of data; the rate is the stated one unless given."""
+        stated = SIGNALS[name].false_alarm_rate if false_alarm_rate is None else false_alarm_rate
+        return cls(name=name, state="insufficient_data", false_alarm_rate=stated, reason=reason)
 
     @property
     def drifted(self) -> bool:
@@ -157,14 +163,14 @@ def against_days(
 
 
 def of_scores(decision: DriftDecision) -> Signal:
-    """The drift of the one column that the champion's scores are."""
+    """The drift of the one column that the champion's scores are, at the signal's stated rate."""
     column = decision.columns[0] if decision.columns else None
     return Signal(
         name="score_drift",
         state=decision.state,
         statistic=decision.statistic,
         threshold=decision.threshold,
-        false_alarm_rate=decision.false_alarm_rate,
+        false_alarm_rate=SIGNALS["score_drift"].false_alarm_rate,
         null_windows=decision.null_windows,
         acts=decision.drifted,
         reason=decision.reason,
