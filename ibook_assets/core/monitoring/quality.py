@@ -14,7 +14,7 @@ from typing import Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from ibook_assets.core.monitoring.calibration import CAUTION, largest_allowed
+from ibook_assets.core.monitoring.calibration import largest_allowed
 from ibook_assets.core.monitoring.columns import (
     Floats,
     Ints,
@@ -23,9 +23,12 @@ from ibook_assets.core.monitoring.columns import (
     categories,
     is_null,
 )
-from ibook_assets.core.monitoring.decision import FALSE_ALARM_RATE
-from ibook_assets.core.monitoring.signals import MIN_NULL_DAYS, Signal
+from ibook_assets.core.monitoring.signals import MIN_NULL_DAYS, SIGNALS, Signal
 
+FALSE_ALARM_RATE: Final = SIGNALS["data_quality"].false_alarm_rate
+CAUTION: Final = 20
+"""Calibrated columns are held to a rate this many times smaller than the stated one: the
+plain rule for the others has alarms of its own."""
 LEAST_HARM: Final = 0.01
 """Share of the day's rows that must be spoilt beyond the usual before anybody is told."""
 PLAIN_HARM: Final = 0.15

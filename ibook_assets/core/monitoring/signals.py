@@ -51,7 +51,10 @@ SIGNALS: Final[Mapping[SignalName, SignalSpec]] = {
     ),
     "fraud_rate": SignalSpec("Confirmed fraud is within its control band.", "retrain"),
     "data_quality": SignalSpec(
-        "No feature lost its values, its range or its column.", "block", persistence=1
+        "No feature lost its values, its range or its column.",
+        "block",
+        persistence=1,
+        false_alarm_rate=0.02,
     ),
     # Scores read features of all memories; few days of one month say how far they wander.
     "score_drift": SignalSpec(
