@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from ibook_assets.core.analysis.findings import Analysis, shown
 from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.rollout_log import HELD_STATES, Standing
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import MINUTE_US
 from ibook_assets.core.use_cases import USE_CASES, UseCase
@@ -81,13 +83,16 @@ def _rollout(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         watcher = Watcher(lake.tables, use_case, settings, actor=actor, precommit=commit)
         looked = watcher.look()
         metadata = _told(looked, Rollouts(lake.blobs))
-        if looked.moved and looked.standing is not None and looked.standing.state == "champion":
-            _mirror(context, tracking, lake.promotions, use_case)
-            card = write_card(lake.blobs, use_case, looked.standing.entry.version)
-            metadata["card"] = dg.MetadataValue.md(card_page(card).decode())
-        if looked.standing is None:
+        standing = looked.standing
+        if standing is None:
             return dg.MaterializeResult(metadata=metadata)
-        version = dg.DataVersion(looked.standing.entry.sha256)
+        # Also when the look that decided it was killed before it came so far.
+        if standing.state == "champion":
+            _mirror(context, tracking, lake.promotions, use_case)
+        if standing.state == "champion" or (looked.moved and standing.state in HELD_STATES):
+            card = write_card(lake.blobs, use_case, standing.entry.version)
+            metadata["card"] = dg.MetadataValue.md(card_page(card).decode())
+        version = dg.DataVersion(standing.entry.sha256)
         return dg.MaterializeResult(metadata=metadata, data_version=version)
 
     return rollout
@@ -186,7 +191,9 @@ def _looking(use_case: UseCase, settings: Settings, clock: Clock) -> dg.SensorDe
         context: dg.SensorEvaluationContext, lake: LakeResource
     ) -> dg.RunRequest | dg.SkipReason:
         standing = Rollouts(lake.blobs).standing(use_case.name)
-        if standing is None or not (standing.active or standing.pending):
+        if standing is None or not (
+            standing.active or standing.pending or _untold(context.instance, standing, use_case)
+        ):
             return dg.SkipReason("no rollout is on its way")
         now = clock()
         waits = _waits(context.instance, use_case, settings, now=now)
@@ -201,6 +208,14 @@ def _looking(use_case: UseCase, settings: Settings, clock: Clock) -> dg.SensorDe
         )
 
     return looking
+
+
+def _untold(instance: dg.DagsterInstance, standing: Standing, use_case: UseCase) -> bool:
+    """Whether no look has told of the newest decision, so that what follows may be undone."""
+    event = instance.get_latest_materialization_event(rollout_key(use_case))
+    told = event.asset_materialization if event is not None else None
+    tags = (told.tags or {}) if told is not None else {}
+    return tags.get(DATA_VERSION_TAG) != standing.entry.sha256
 
 
 def _waits(
