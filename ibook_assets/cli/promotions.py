@@ -135,12 +135,11 @@ def card(
 
 def _mirror(record: PromotionRecord) -> None:
     from ibook_assets.stores.registry import ModelRegistry
-    from ibook_assets.training.promote import mirror_champion
 
     try:
         registry = ModelRegistry(settings().tracking_uri, record.use_case)
         registry.prepare()
-        mirror_champion(registry, record)
+        registry.mirror_champion(record)
     except StoreUnavailableError as error:
         # The log has decided already; the alias is for people who look at MLflow.
         errors.print(f"MLflow's champion alias was not moved: {error}", soft_wrap=True)

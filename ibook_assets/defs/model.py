@@ -283,7 +283,7 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         from ibook_assets.core.model_card_page import card_page
         from ibook_assets.training.candidates import find_candidate
         from ibook_assets.training.cards import write_card
-        from ibook_assets.training.promote import mirror_champion, promote_candidate
+        from ibook_assets.training.promote import promote_candidate
 
         beside = config.beside
         if config.target == ROLLED_OUT and lake.promotions.current(use_case.name) is not None:
@@ -298,7 +298,7 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
             beside=beside,
             precommit=live_run_check(context),
         )
-        mirror_champion(tracking.registry(use_case.name), record)
+        tracking.registry(use_case.name).mirror_champion(record)
         entered = next(m for m in record.models if m.model_version == candidate.version)
         card = write_card(lake.blobs, use_case, candidate.version)
         kept = card_key(use_case.name, card.version, suffix="md")

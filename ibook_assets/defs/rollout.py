@@ -104,11 +104,9 @@ def _mirror(
     promotions: PromotionLog,
     use_case: UseCase,
 ) -> None:
-    from ibook_assets.training.promote import mirror_champion
-
     try:
         record = promotions.require_current(use_case.name)
-        mirror_champion(tracking.registry(use_case.name), record)
+        tracking.registry(use_case.name).mirror_champion(record)
     except StoreUnavailableError as error:
         # The log has decided already; the alias is for people who look at MLflow.
         context.log.warning("MLflow's champion alias was not moved: %s", error)

@@ -12,10 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
-from ibook_assets.models.bundle import ModelBundle
+from ibook_assets.core.promotion import PromotionRecord
+
+if TYPE_CHECKING:
+    # XGBoost takes seconds to import, and a rollback does not need it.
+    from ibook_assets.models.bundle import ModelBundle
 
 CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
@@ -104,6 +108,15 @@ class ModelRegistry:
         """Let `alias` name that version of the model, and no other."""
         with _translated(self.tracking_uri):
             self._client().set_registered_model_alias(model_name, alias, version)
+
+    def mirror_champion(self, record: PromotionRecord) -> None:
+        """Let the champion alias name the model of `record`, for people who look there.
+
+        Challengers have no alias: MLflow keeps no shares, the record does.
+        """
+        version = self.registered(record.use_case, record.model.model_version)
+        if version is not None:
+            self.set_alias(record.use_case, CHAMPION, version)
 
     def version_of(self, model_name: str, alias: str) -> str | None:
         """The registry version that `alias` names, None when it names none."""

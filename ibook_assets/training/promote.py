@@ -18,7 +18,6 @@ from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.artefacts import publish_artefact
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
-from ibook_assets.stores.registry import CHAMPION, ModelRegistry
 from ibook_assets.stores.training_data import read_training_set
 from ibook_assets.training.candidates import Candidate, candidate_files, load_candidate
 from ibook_assets.training.pipeline import Verdict, judge, load_champion
@@ -110,16 +109,6 @@ def promote_candidate(
     if precommit is not None:
         precommit()
     return log.promote(draft, expected_parent=None if incumbent is None else incumbent.sha256)
-
-
-def mirror_champion(registry: ModelRegistry, record: PromotionRecord) -> None:
-    """Let the registry's champion alias name the model of `record`, for people who look there.
-
-    Challengers have no alias: MLflow keeps no shares, the record does.
-    """
-    version = registry.registered(record.use_case, record.model.model_version)
-    if version is not None:
-        registry.set_alias(record.use_case, CHAMPION, version)
 
 
 def require_place(lake: Lake, use_case: UseCase, wanted: Entrant) -> None:
