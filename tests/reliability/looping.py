@@ -17,12 +17,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -49,31 +48,22 @@ from ibook_assets.training.candidates import (
     store_candidate,
 )
 from tests.reliability.asking import Client, Failed
+from tests.reliability.looping_parts import (
+    INSTANCE,
+    JOB_FILE,
+    Daemon,
+    asking,
+    command,
+    environment,
+    settings_of,
+)
 from tests.reliability.looping_world import DRIFT_JOB, DRIFTED_DAYS, HISTORY_DAYS, POINTS, day
-from tests.serving.harness import RunningServer, eventually, free_port, running
+from tests.serving.harness import RunningServer, eventually, running
 from tests.serving.history import publish_history
 
-JOB_FILE: Final = Path(__file__).with_name("looping_job.py")
 STUCK_SECONDS: Final = 900.0
 ORDERS: Final = 20_000
-CLIENTS: Final = 2
-REQUESTS_PER_SECOND: Final = 40
 FIRST_USER: Final = 100_000
-_SECONDS: Final = 1 / 3_600
-
-INSTANCE: Final = """
-run_monitoring:
-  enabled: true
-  poll_interval_seconds: 2
-run_retries:
-  enabled: true
-  max_retries: 40
-  retry_on_asset_or_op_failure: false
-run_queue:
-  dequeue_interval_seconds: 1
-telemetry:
-  enabled: false
-"""
 
 WAY: Final = ("candidate", "gated", "shadow", "canary", "champion")
 WAY_BACK: Final = ("candidate", "gated", "canary", "rolled_back")
@@ -115,88 +105,6 @@ class Figures:
         """Whether everything held."""
         wrong = self.decided_twice + self.carried_out_twice + self.foreign + self.failed
         return self.loop_closed and self.mirrored and wrong == 0 and self.trained == self.episodes
-
-
-def settings_of(home: Path) -> Settings:
-    """A small world that drifts, and rollouts that take seconds."""
-    return Settings(
-        home=home,
-        port=free_port(),
-        sim_users=6_000,
-        sim_events=30,
-        sim_orders_per_day=1_200,
-        sim_drift_level=0.7,
-        sim_drift_from="2026-01-31",
-        sim_drift_axes="covariate",
-        label_maturity_days=5,
-        tuning_trials=1,
-        task_retries=0,
-        retraining_cooldown_hours=0,
-        retraining_retry_minutes=5,
-        rollout_shadow_hours=3 * _SECONDS,
-        rollout_watch_hours=3 * _SECONDS,
-        rollout_shares="0.4",
-        rollout_minimum_units=60,
-        rollout_window_seconds=2,
-        rollout_settle_seconds=6,
-        rollout_look_seconds=1,
-        prediction_ship_seconds=1,
-        api_processes=2,
-    )
-
-
-def environment(settings: Settings, crashes: Sequence[str]) -> dict[str, str]:
-    """Variables of all processes of the loop."""
-    told = settings.model_dump(include=settings.model_fields_set)
-    variables = {f"IBOOK_{name.upper()}": str(value) for name, value in told.items()}
-    return {
-        **os.environ,
-        **variables,
-        "DAGSTER_HOME": str(settings.home / "dagster"),
-        "IBOOK_LOOP_CRASHES": ",".join(crashes),
-    }
-
-
-def _command(*arguments: str) -> list[str]:
-    return [str(Path(sys.executable).with_name(arguments[0])), *arguments[1:]]
-
-
-@dataclass
-class Daemon:
-    """Dagster's daemon, which is killed and started again."""
-
-    environment: Mapping[str, str]
-    log: Path
-    job_file: Path = JOB_FILE
-    _process: subprocess.Popen[bytes] | None = None
-    _orphans: set[int] = field(default_factory=set)
-
-    def start(self) -> None:
-        """Start it; its code server comes up with it."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                _command("dagster-daemon", "run", "-f", str(self.job_file)),
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def kill(self) -> None:
-        """SIGKILL; its code server, and the runs below that, live on for a while."""
-        assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        self._orphans |= {int(pid) for pid in children.read_text().split()}
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        """SIGTERM, and an end of what earlier daemons left."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(timeout=60)
-        for pid in self._orphans:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
 
 
 class Loop:
@@ -325,7 +233,7 @@ def close_the_loop(settings: Settings, crashes: Sequence[str], *, seed: int = 0)
         stack.callback(daemon.stop)
         daemon.start()
         loop = Loop(settings, daemon, server, random.Random(seed))
-        clients = stack.enter_context(_asking(settings.port, loop.orders))
+        clients = stack.enter_context(asking(settings.port, loop.orders))
         _monitor(loop, variables)
         kills = bool(crashes)
         loop.play(until=lambda: loop.ended(len(WAY)) and loop.mirrored(), kills=kills)
@@ -342,45 +250,12 @@ def _monitor(loop: Loop, variables: Mapping[str, str]) -> None:
         tags = json.dumps({"dagster/partition": last})
         job = ("-f", str(JOB_FILE), "-j", DRIFT_JOB)
         subprocess.run(
-            _command("dagster", "job", "launch", *job, "--tags", tags),
+            command("dagster", "job", "launch", *job, "--tags", tags),
             env=variables,
             check=True,
             capture_output=True,
         )
         loop.play(until=partial(loop.monitored, last), kills=False)
-
-
-@contextmanager
-def _asking(port: int, users: Sequence[int]) -> Iterator[list[Client]]:
-    stop = threading.Event()
-    rng = random.Random(1)
-    bodies = [
-        (
-            (i,),
-            json.dumps(
-                {
-                    "requests": [
-                        {
-                            "user_id": user,
-                            "event_id": i % 5,
-                            "amount": rng.randint(500, 20_000) / 100,
-                        }
-                    ]
-                }
-            ).encode(),
-        )
-        for i, user in enumerate(users)
-    ]
-    every = CLIENTS / REQUESTS_PER_SECOND
-    clients = [Client(port, bodies, every, stop, seed) for seed in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
-        yield clients
-    finally:
-        stop.set()
-        for client in clients:
-            client.join()
 
 
 def _judged(

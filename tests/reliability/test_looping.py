@@ -17,7 +17,7 @@ from ibook_assets.defs.retraining import EPISODE, TRAINING_JOB
 from ibook_assets.defs.runs import actor_of
 from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.rollouts import Rollouts
-from tests.reliability.looping import INSTANCE, Daemon, environment
+from tests.reliability.looping_parts import INSTANCE, Daemon, environment
 from tests.serving.harness import eventually, promote, small_bundle
 
 JOB_FILE = Path(__file__).with_name("retraining_job.py")
