@@ -198,7 +198,17 @@ def place_in(record: PromotionRecord, version: str) -> Place:
 
 
 def standing_of(entry: RolloutEntry, log: Sequence[PromotionRecord]) -> Standing:
-    """What the rollout of `entry`, its newest, is; `log` is the promotion log, oldest first."""
+    """What the rollout of `entry`, its newest, is; `log` is the promotion log, oldest first.
+
+    Raises:
+        ContractError: the promotion log is empty, though a rollout begins with a champion.
+    """
+    if not log:
+        msg = (
+            f"{entry.use_case}: rollout entry {entry.sequence} stands beside an empty promotion "
+            f"log: restore promotions/{entry.use_case}/ from the copy that rollouts/ is of"
+        )
+        raise ContractError(msg)
     effect = next((record for record in log if record.actor == entry.tag), None)
     head = log[-1]
     place = place_in(head, entry.version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -329,6 +330,16 @@ def test_a_changed_entry_is_noticed(blobs: LocalBlobs) -> None:
     path.write_text(json.dumps(stored))
     with pytest.raises(IntegrityError):
         Rollouts(blobs).history("fraud")
+
+
+def test_a_rollout_whose_promotion_log_was_lost_says_what_to_restore(
+    blobs: LocalBlobs, tmp_path: Path
+) -> None:
+    forward(blobs, until=("shadow", 0))
+    shutil.rmtree(tmp_path / "lake" / "promotions")
+    for ask in (Rollouts(blobs).standing, Rollouts(blobs).carry_out):
+        with pytest.raises(ContractError, match="restore promotions/fraud/ from the copy"):
+            ask("fraud")
 
 
 def test_evidence_is_named_by_its_hash(blobs: LocalBlobs) -> None:
