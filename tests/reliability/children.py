@@ -131,11 +131,11 @@ def race(uri: str, role: str, artefact: dict[str, Any], start: str, note: str) -
     head, entry = log.require_current("fraud"), rollouts.newest("fraud")
     assert entry is not None
     who = {"actor": name, "reason": role}
-    draft = a_draft(name, artefact=Artefact.model_validate(artefact), **who)
+    draft = a_draft(name, artefact=Artefact.model_validate(artefact), actor=name, reason=role)
     parent = head.sha256
 
     def decide(place: int) -> None:
-        rollouts.decide(entry, following(entry)[place][0], **who)
+        rollouts.decide(entry, following(entry)[place][0], actor=name, reason=role)
         rollouts.carry_out("fraud")
 
     act: Callable[[], object] = {
