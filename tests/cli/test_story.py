@@ -12,10 +12,12 @@ from unittest.mock import patch
 import pyarrow as pa
 import pytest
 
-from ibook_assets.cli.story.stage import DRIFT_FROM, prepare
+from ibook_assets.cli.local_servers import prepare_history
+from ibook_assets.cli.story.stage import DRIFT_FROM, JobError, prepare, worker
 from ibook_assets.cli.story.traffic import Traffic, orders_of
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.settings import Settings
+from ibook_assets.defs.retraining import TRAINING_JOB
 from ibook_sim.world import World
 from tests.serving.harness import eventually
 from tests.sim.small_world import CONFIG, DAYS
@@ -139,6 +141,21 @@ def test_a_story_begins_with_nothing_of_the_one_before(
     with patch.dict("os.environ"):
         prepare(Settings(home=tmp_path), level=0.7)
     assert not (first.home / "lake").exists()
+
+
+def test_a_job_of_the_story_that_fails_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with patch.dict("os.environ"):
+        chosen = prepare(Settings(home=tmp_path), level=0.7)
+        prepare_history()
+        with worker(chosen.home / "worker.log") as warm:
+            # There is no day yet to train on.
+            failed = warm.run(TRAINING_JOB).exception()
+    assert isinstance(failed, JobError)
+    assert "training failed at ['fraud__training_set']: look at run" in str(failed)
+    assert "facts" in (chosen.home / "worker.log").read_text()
 
 
 def test_a_story_is_played_in_the_project_s_root(

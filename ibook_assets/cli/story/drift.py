@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
@@ -150,8 +150,9 @@ def play(
         warm = stack.enter_context(worker(logs / "worker.log"))
         graph = stack.enter_context(dagster(logs))
         api = stack.enter_context(scoring(chosen, logs))
-        story = DriftStory(chosen, book, warm, level=level)
-        later = story.before()
+        instance = stack.enter_context(dg.DagsterInstance.get())
+        story = DriftStory(chosen, book, warm, instance, level=level)
+        later = story.before(stack.enter_context(ThreadPoolExecutor(1)))
         api.wait()
         traffic = Traffic(api.url, story.orders(day(HISTORY_DAYS), CALM_DAYS), rps=rps)
         with traffic.going():
@@ -178,14 +179,22 @@ def play(
 class DriftStory:
     """The acts, in their order."""
 
-    def __init__(self, settings: Settings, book: Book, warm: Worker, *, level: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        book: Book,
+        warm: Worker,
+        instance: dg.DagsterInstance,
+        *,
+        level: float,
+    ) -> None:
         self._settings = settings
         self._book = book
         self._warm = warm
         self._level = level
         self._lake = Lake(open_blobs(settings.lake))
         self._source = source_of(settings)
-        self._instance = dg.DagsterInstance.get()
+        self._instance = instance
         self.log = PromotionLog(self._lake.blobs)
         self.rollouts = Rollouts(self._lake.blobs)
 
@@ -194,7 +203,7 @@ class DriftStory:
         asked = [first + timedelta(days=n) for n in range(days)]
         return orders_of([self._source.delivery(TRANSACTIONS, day).rows for day in asked])
 
-    def before(self) -> Future[None]:
+    def before(self, beside: Executor) -> Future[None]:
         """Days without drift and a first champion; then, beside what follows, days that drift."""
         self._book.begin("1  The world before")
         last = day(HISTORY_DAYS - 1)
@@ -204,7 +213,7 @@ class DriftStory:
         trained = self._warm.run(TRAINING_JOB)
         # The champion must know no day of those that come now: its rows are read before.
         until("the training set", lambda: trained.done() or self._has_training_set())
-        later = ThreadPoolExecutor(1).submit(self._days, day(HISTORY_DAYS), LAST_DAY, shown=False)
+        later = beside.submit(self._days, day(HISTORY_DAYS), LAST_DAY, shown=False)
         trained.result()
         champion = self.log.require_current(FRAUD.name)
         self._book.tell(f"{champion.model_version} passed the gate and is the first champion")

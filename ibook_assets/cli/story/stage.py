@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Final
 import dagster as dg
 
 from ibook_assets.cli.processes import free_port
-from ibook_assets.core.errors import ContractError
+from ibook_assets.core.errors import ContractError, IbookError
 from ibook_assets.core.settings import Settings
 
 START: Final = date(2026, 1, 1)
@@ -109,6 +109,10 @@ def prepare(settings: Settings, *, level: float) -> Settings:
     return Settings()
 
 
+class JobError(IbookError):
+    """A job of the story failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """A process that has loaded the graph, to run jobs of it without waiting for that."""
@@ -118,7 +122,7 @@ class Worker:
     def run(self, job: str, *days: date) -> Future[None]:
         """Run `job`, once for each of `days` where it has partitions; in Dagster's history, too.
 
-        What a step raised is raised by the result.
+        The result raises JobError when a step failed.
         """
         return self.pool.submit(_run, job, [found.isoformat() for found in days])
 
@@ -141,12 +145,16 @@ def _load(log: Path) -> None:
         import_module(module)
 
 
-def _run(job: str, days: list[str]) -> None:
+def _run(job: str, days: Sequence[str | None]) -> None:
     from ibook_assets.definitions import defs
 
     found = defs.resolve_job_def(job)
     with dg.DagsterInstance.get() as instance:
-        if not days:
-            found.execute_in_process(instance=instance)
-        for key in days:
-            found.execute_in_process(partition_key=key, instance=instance)
+        for key in days or [None]:
+            done = found.execute_in_process(
+                partition_key=key, instance=instance, raise_on_error=False
+            )
+            if not done.success:
+                failed = [event.step_key for event in done.all_events if event.is_step_failure]
+                msg = f"{job} failed at {failed}: look at run {done.run_id} in Dagster"
+                raise JobError(msg)
