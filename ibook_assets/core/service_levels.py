@@ -98,7 +98,8 @@ class ServerWatch(_Frozen):
     expected: bool = False
     """Whether it has ever answered: one that was never started is not down."""
     fresh_since: float | None = None
-    """From when on its features have been fresh at each look; None when they are not."""
+    """From when on its features have been fresh at each look, without a gap in which it was not
+    seen; None when they are not."""
     streaming: bool = False
     """Whether they have ever been fresh for longer than what is published once stays so: without
     a stream they are as old as the last published snapshot."""
@@ -115,7 +116,9 @@ class ServerWatch(_Frozen):
         broken = dict(self.broken)
         if at - since >= DOWN_SECONDS:
             broken["down"] = Broken(since=since, last=at, value=at - since)
-        return self.model_copy(update={"silent_since": since, "broken": broken})
+        return self.model_copy(
+            update={"silent_since": since, "fresh_since": None, "broken": broken}
+        )
 
     def _answered(self, found: Counted, at: float) -> Self:
         before = [look for look in self.looks if look.at <= at - WINDOW_SECONDS]
@@ -130,7 +133,7 @@ class ServerWatch(_Frozen):
             broken[name] = _worse(self.broken.get(name), value, at, window.requests)
         age = found.feature_age_seconds
         is_fresh = age is not None and age <= STALE_SECONDS
-        fresh_since = (self.fresh_since or at) if is_fresh else None
+        fresh_since = self._fresh_until(at) if is_fresh else None
         streaming = self.streaming or (fresh_since is not None and at - fresh_since > STALE_SECONDS)
         if streaming and age is not None and not is_fresh:
             broken["stale"] = _worse(self.broken.get("stale"), age, at, 0)
@@ -144,6 +147,12 @@ class ServerWatch(_Frozen):
                 "broken": broken,
             }
         )
+
+    def _fresh_until(self, at: float) -> float:
+        """From when on features have been fresh that are so at `at`."""
+        # Between two looks so far apart one snapshot can go stale and another be published.
+        unseen = not self.looks or at - self.looks[-1].at >= STALE_SECONDS
+        return at if unseen or self.fresh_since is None else self.fresh_since
 
 
 @dataclass(frozen=True, slots=True)

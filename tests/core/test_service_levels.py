@@ -56,6 +56,10 @@ class Server:
         self.watch = self.watch.after(None, at=self.at)
         return set(self.watch.broken)
 
+    def is_not_looked_at(self, seconds: float) -> None:
+        """The watch pauses for so long."""
+        self.at += seconds
+
     def starts_anew(self) -> None:
         self.since = self.at + 1
         self.requests = self.errors = self.slow = self.very_slow = 0
@@ -191,6 +195,43 @@ def test_a_snapshot_of_a_moment_ago_is_no_stream() -> None:
     for number in steps(2 * STALE_SECONDS):
         server.age = 1.0 + number * STEP
         assert server.serves(10) == set()
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["silent", "not looked at"])
+def test_two_snapshots_with_a_gap_between_them_are_no_stream(*, seen: bool) -> None:
+    server = Server()
+    server.age = 1.0
+    assert server.serves(10) == set()
+    if seen:
+        for _ in steps(STALE_SECONDS):
+            server.is_silent()
+    else:
+        server.is_not_looked_at(STALE_SECONDS)
+    # Another was published meanwhile, and it ages as the first one would have.
+    for number in steps(2 * STALE_SECONDS):
+        server.age = 1.0 + number * STEP
+        assert server.serves(10) == set()
+
+
+def test_a_short_silence_begins_the_count_of_freshness_anew() -> None:
+    server = Server()
+    server.age = 1.0
+    server.serves(10)
+    server.is_silent()
+    for number in steps(2 * STALE_SECONDS):
+        server.age = 1.0 + number * STEP
+        assert server.serves(10) == set()
+
+
+def test_a_stream_is_known_although_the_clock_began_at_nought() -> None:
+    watch = ServerWatch()
+    for number in steps(STALE_SECONDS + STEP):
+        at = number * STEP
+        found = Counted(
+            at=at, since=0.0, requests=0, errors=0, slower=(0, 0), feature_age_seconds=1.0
+        )
+        watch = watch.after(found, at=at)
+    assert watch.streaming
 
 
 def test_without_a_stream_features_are_as_old_as_the_last_snapshot() -> None:
