@@ -12,6 +12,7 @@ from ibook_assets.core.use_cases import UseCase
 from ibook_assets.defs.alert_sources import Alerts
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import EPISODE, episode_name
+from ibook_assets.defs.runs import attempts_made
 from ibook_assets.stores.rollouts import Rollouts
 
 
@@ -56,8 +57,7 @@ def given_up(
     named = episode_name(use_case, episode)
     records = instance.get_run_records(dg.RunsFilter(tags={EPISODE: named}))
     runs = [record.dagster_run for record in records]
-    # A run that is started again after a crash is the same attempt.
-    made = len({run.root_run_id or run.run_id for run in runs})
+    made = attempts_made(runs)
     standing = Rollouts(lake.blobs).standing(use_case.name)
     on_its_way = standing is not None and (standing.active or standing.pending)
     if made < attempts or on_its_way or not all(run.is_finished for run in runs):

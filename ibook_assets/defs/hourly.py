@@ -16,7 +16,7 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import DAY_US, SECOND_US, day_start_us
 from ibook_assets.defs.partitions import FACTS, FEATURES, MONITORING, RAW, SERVING, TRUTH
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import IN_FLIGHT
+from ibook_assets.defs.runs import IN_FLIGHT, about_to_repeat, attempts_made
 from ibook_assets.stores.lake import Lake
 
 HOURLY_FEATURES: Final = "hourly_features"
@@ -24,7 +24,7 @@ HOURLY_FEATURES: Final = "hourly_features"
 HOURLY: Final = "ibook/hourly"
 """Tag of a run: the day that an hour asked for."""
 ATTEMPTS: Final = 3
-"""Runs for one day; then somebody has to look, and later days wait."""
+"""For one day, repetitions after a crash apart; then somebody has to look, and later days wait."""
 
 _SNAPSHOT: Final = dg.AssetKey([SERVING, "online_snapshot"])
 _AS_OF: Final = "as_of"
@@ -84,13 +84,17 @@ def _next_step(
     if running is not None:
         return dg.SkipReason(f"{day} waits for run {running}")
     runs = instance.get_runs(dg.RunsFilter(tags={HOURLY: day}))
-    if len(runs) >= ATTEMPTS:
+    crashed = about_to_repeat(runs)
+    if crashed is not None:
+        return dg.SkipReason(f"{day} waits: Dagster is about to repeat run {crashed}")
+    made = attempts_made(runs)
+    if made >= ATTEMPTS:
         return dg.SkipReason(
-            f"{day} got no features in {ATTEMPTS} runs, the last is {runs[0].run_id}. Mend what it "
+            f"{day} got no features in {made} attempts, the last is {runs[0].run_id}. Mend what it "
             "says and re-execute it; later days wait for it"
         )
     # A run key never starts a second run, so an attempt has a key of its own.
-    return dg.RunRequest(run_key=f"{day}#{len(runs) + 1}", partition_key=day, tags={HOURLY: day})
+    return dg.RunRequest(run_key=f"{day}#{made + 1}", partition_key=day, tags={HOURLY: day})
 
 
 def _last_day(settings: Settings, now: datetime) -> str:

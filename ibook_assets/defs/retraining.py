@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any, Final
 
 import dagster as dg
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from ibook_assets.core.monitoring.episodes import (
     FEATURE_DRIFT,
@@ -33,7 +32,7 @@ from ibook_assets.defs.monitoring import (
     signal_key,
 )
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import IN_FLIGHT, actor_of
+from ibook_assets.defs.runs import IN_FLIGHT, about_to_repeat, actor_of, attempts_made
 from ibook_assets.stores.rollouts import Rollouts
 
 EPISODE: Final = "ibook/drift_episode"
@@ -272,17 +271,13 @@ class _Attempts:
 
     @property
     def made(self) -> int:
-        """How often it asked: a run that Dagster runs again after a crash is the same attempt."""
-        runs = [record.dagster_run for record in self.records]
-        return len({run.root_run_id or run.run_id for run in runs})
+        """How often it asked."""
+        return attempts_made(record.dagster_run for record in self.records)
 
     def repeated(self) -> str | None:
         """Why Dagster's own repetition of a run that crashed is waited for; None without one."""
-        for record in self.records:
-            tags = record.dagster_run.tags
-            if tags.get(WILL_RETRY_TAG) == "true" and AUTO_RETRY_RUN_ID_TAG not in tags:
-                return f"{self.named}: Dagster is about to repeat run {record.dagster_run.run_id}"
-        return None
+        run_id = about_to_repeat(record.dagster_run for record in self.records)
+        return None if run_id is None else f"{self.named}: Dagster is about to repeat run {run_id}"
 
     def after_training(
         self, lake: LakeResource, use_case: UseCase, day: str, settings: Settings, *, now: float

@@ -7,11 +7,12 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import dagster as dg
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 
 from ibook_assets.core.errors import (
     ContractError,
@@ -64,6 +65,19 @@ def _no_retry() -> Iterator[None]:
     except (ContractError, GateClosedError, NoPromotedModelError, RunNotLiveError) as error:
         description = f"{type(error).__name__}: {error}"
         raise dg.Failure(description=description, allow_retries=False) from error
+
+
+def attempts_made(runs: Iterable[dg.DagsterRun]) -> int:
+    """How often those runs were asked for: one that is started again is the same attempt."""
+    return len({run.root_run_id or run.run_id for run in runs})
+
+
+def about_to_repeat(runs: Iterable[dg.DagsterRun]) -> str | None:
+    """The first of those runs that crashed and that Dagster is about to start again."""
+    for run in runs:
+        if run.tags.get(WILL_RETRY_TAG) == "true" and AUTO_RETRY_RUN_ID_TAG not in run.tags:
+            return run.run_id
+    return None
 
 
 def actor_of(run_id: str) -> str:

@@ -121,10 +121,21 @@ class Hours:
         )
         assert done.success
 
-    def begin(self, job: str, tags: dict[str, str], status: dg.DagsterRunStatus) -> str:
-        """A run with those tags is in that state."""
+    def begin(
+        self,
+        job: str,
+        tags: dict[str, str],
+        status: dg.DagsterRunStatus,
+        *,
+        repeats: str | None = None,
+    ) -> str:
+        """A run with those tags is in that state; `repeats` is the run that it is again."""
         run = self.instance.create_run_for_job(
-            self.defs.resolve_job_def(job), tags=tags, status=status
+            self.defs.resolve_job_def(job),
+            tags=tags,
+            status=status,
+            root_run_id=repeats,
+            parent_run_id=repeats,
         )
         return run.run_id
 
@@ -174,6 +185,22 @@ def test_a_day_that_fails_is_tried_three_times_and_holds_up_later_ones(hours: Ho
         run_id = hours.begin(HOURLY_FEATURES, {**asked.tags}, dg.DagsterRunStatus.FAILURE)
     assert len(keys) == 3
     assert run_id in str(hours.tick(datetime(2026, 1, 9, 4, 20, tzinfo=UTC)))
+
+
+def test_a_run_that_dagster_repeats_after_a_crash_is_one_attempt(hours: Hours) -> None:
+    hours.has_days("2026-01-01", "2026-01-03")
+    first = hours.tick(datetime(2026, 1, 9, 1, 20, tzinfo=UTC))
+    assert isinstance(first, dg.RunRequest)
+    tags, failed = {**first.tags}, dg.DagsterRunStatus.FAILURE
+    killed = hours.begin(HOURLY_FEATURES, {**tags, "dagster/will_retry": "true"}, failed)
+    told = hours.tick(datetime(2026, 1, 9, 2, 20, tzinfo=UTC))
+    assert told == f"2026-01-02 waits: Dagster is about to repeat run {killed}"
+    for _ in range(2):
+        again = hours.begin(HOURLY_FEATURES, tags, failed, repeats=killed)
+        hours.instance.add_run_tags(killed, {"dagster/auto_retry_run_id": again})
+    asked = hours.tick(datetime(2026, 1, 9, 3, 20, tzinfo=UTC))
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.run_key == "2026-01-02#2"
 
 
 @pytest.mark.parametrize(
