@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -16,6 +17,9 @@ from ibook_assets.core.alerts import RUNBOOKS
 
 OnlineSource = Literal["auto", "live", "snapshot"]
 
+ENV_FILE: Final = os.environ.get("IBOOK_ENV_FILE", ".env") or None
+"""File of settings that the environment leaves out; the variable names another, or empty none."""
+
 UNKNOWN_SHA: Final = "unknown"
 """Stands for a commit that nobody told."""
 
@@ -24,7 +28,7 @@ class Settings(BaseSettings):
     """Everything that differs between a laptop, CI and production."""
 
     model_config = SettingsConfigDict(
-        env_prefix="IBOOK_", env_file=".env", frozen=True, extra="ignore", populate_by_name=True
+        env_prefix="IBOOK_", env_file=ENV_FILE, frozen=True, extra="ignore", populate_by_name=True
     )
 
     home: Path = Path(".ibook")

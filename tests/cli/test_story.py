@@ -1,6 +1,9 @@
 """The story's stage: state and settings of its own, and traffic that counts what fails."""
 
 import json
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +16,9 @@ import pyarrow as pa
 import pytest
 
 from ibook_assets.cli.local_servers import prepare_history
-from ibook_assets.cli.story.stage import DRIFT_FROM, JobError, prepare, worker
+from ibook_assets.cli.story.stage import DRIFT_FROM, JobError, alone, prepare, worker
 from ibook_assets.cli.story.traffic import Traffic, orders_of
-from ibook_assets.core.errors import ContractError
+from ibook_assets.core.errors import ConflictError, ContractError
 from ibook_assets.core.settings import Settings
 from ibook_assets.defs.retraining import TRAINING_JOB
 from ibook_sim.world import World
@@ -72,8 +75,8 @@ def test_orders_are_sent_over_and_over_until_others_are_asked_for(orders: pa.Tab
         traffic = Traffic(address, first, rps=200)
         with traffic.going():
             eventually(lambda: traffic.sent > REQUESTS, what="requests")
-            traffic.turn_to(others)
             before = traffic.sent
+            traffic.turn_to(others)
             eventually(lambda: traffic.sent > before + REQUESTS, what="more requests")
     scored = traffic.scored()
     assert scored.failed == {}
@@ -97,6 +100,14 @@ def test_requests_that_fail_are_counted_by_what_came_instead(orders: pa.Table) -
 def _of(seen: list[int], orders: pa.Table, user: int) -> Iterator[int]:
     asked = {row["transaction_id"] for row in orders.to_pylist() if row["user_id"] == user}
     return (order for order in seen if order in asked)
+
+
+def test_a_schedule_that_ends_before_the_block_is_no_error(orders: pa.Table) -> None:
+    with serving() as (address, seen):
+        traffic = Traffic(address, orders.slice(0, 5), rps=200, seconds=0.1)
+        with traffic.going():
+            eventually(lambda: len(seen) == 20, what="all that was due")
+    assert (traffic.scored().requests, traffic.scored().failed) == (20, {})
 
 
 def test_a_server_that_is_not_there_fails_every_request(orders: pa.Table) -> None:
@@ -129,6 +140,39 @@ def test_a_story_has_state_and_settings_of_its_own(
     instance = (chosen.home / "dagster" / "dagster.yaml").read_text()
     assert f"base_dir: {chosen.home}/dagster/db" in instance
     assert ".ibook/dagster" not in instance
+
+
+def test_a_story_and_its_processes_read_no_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    (tmp_path / ".env").write_text("IBOOK_LOG_FROM=2026-01-09\nIBOOK_SIM_SEED=99\n")
+    ask = (
+        "from ibook_assets.core.settings import Settings; found = Settings();"
+        "print(found.log_from, found.sim_seed)"
+    )
+    with patch.dict("os.environ"):
+        chosen = prepare(Settings(home=tmp_path), level=0.7)
+        told = subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, check=True
+        )
+    assert (chosen.log_from, chosen.sim_seed) == (None, 7)
+    assert told.stdout == "None 7\n"
+
+
+def test_two_stories_do_not_play_in_one_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with (
+        alone(tmp_path),
+        pytest.raises(ConflictError, match="another story plays"),
+        alone(tmp_path),
+    ):
+        pytest.fail("both play")
+    with alone(tmp_path):
+        assert (tmp_path / "story.lock").exists()
 
 
 def test_a_story_begins_with_nothing_of_the_one_before(

@@ -34,6 +34,7 @@ from ibook_assets.cli.story.stage import (
     START,
     TRAFFIC_DAYS,
     Worker,
+    alone,
     day,
     prepare,
     worker,
@@ -140,13 +141,15 @@ def play(
 
     Raises:
         StoryError: something did not come true, or a request failed.
+        ConflictError: another story plays in the same home.
         ContractError: the working directory is not the project's root.
     """
     book = Book(quiet)
-    chosen = prepare(settings, level=level)
-    prepare_history()
-    logs = chosen.home / "logs"
     with ExitStack() as stack:
+        stack.enter_context(alone(settings.home.resolve()))
+        chosen = prepare(settings, level=level)
+        prepare_history()
+        logs = chosen.home / "logs"
         warm = stack.enter_context(worker(logs / "worker.log"))
         graph = stack.enter_context(dagster(logs))
         api = stack.enter_context(scoring(chosen, logs))
@@ -335,10 +338,7 @@ class DriftStory:
 
     def _succeeded(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id)
-        if run is not None and run.status in (
-            dg.DagsterRunStatus.FAILURE,
-            dg.DagsterRunStatus.CANCELED,
-        ):
+        if run is not None and run.status in _LOST:
             msg = f"training run {run_id} ended as {run.status.value}; look at it in Dagster"
             raise StoryError(msg)
         return run is not None and run.status is dg.DagsterRunStatus.SUCCESS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Final
 import dagster as dg
 
 from ibook_assets.cli.processes import free_port
-from ibook_assets.core.errors import ContractError, IbookError
+from ibook_assets.core.errors import ConflictError, ContractError, IbookError
 from ibook_assets.core.settings import Settings
 
 START: Final = date(2026, 1, 1)
@@ -84,7 +85,24 @@ def environment(home: Path, *, level: float) -> dict[str, str]:
         "alert_webhooks": "",
     }
     variables = {f"IBOOK_{name.upper()}": str(value) for name, value in told.items()}
-    return variables | {"DAGSTER_HOME": str(home / "dagster")}
+    return variables | {"DAGSTER_HOME": str(home / "dagster"), "IBOOK_ENV_FILE": ""}
+
+
+@contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Play in `home` while nobody else does.
+
+    Raises:
+        ConflictError: another story plays there.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "story.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"another story plays in {home}/story: wait for its end, or set IBOOK_HOME"
+            raise ConflictError(msg) from error
+        yield
 
 
 def prepare(settings: Settings, *, level: float) -> Settings:
@@ -97,7 +115,8 @@ def prepare(settings: Settings, *, level: float) -> Settings:
         msg = f"{Path.cwd()} has no {_INSTANCE} of the platform: run this in the project's root"
         raise ContractError(msg)
     home = settings.home.resolve() / "story"
-    shutil.rmtree(home, ignore_errors=True)
+    if home.exists():
+        shutil.rmtree(home)
     variables = environment(home, level=level)
     instance = Path(variables["DAGSTER_HOME"])
     instance.mkdir(parents=True)
@@ -106,7 +125,8 @@ def prepare(settings: Settings, *, level: float) -> Settings:
     for name in [name for name in os.environ if name.startswith("IBOOK_")]:
         del os.environ[name]
     os.environ.update(variables)
-    return Settings()
+    # This process has read which file to take its settings from; its children will read it anew.
+    return Settings(_env_file=None)
 
 
 class JobError(IbookError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, overload
@@ -58,21 +58,24 @@ class _OverAndOver(Sequence[bytes]):
 class Traffic:
     """Requests in an open loop: each is sent when it is due, whatever became of those before."""
 
-    def __init__(self, address: str, orders: pa.Table, *, rps: float) -> None:
+    def __init__(
+        self, address: str, orders: pa.Table, *, rps: float, seconds: float = LONGEST_SECONDS
+    ) -> None:
         """Make the requests; none is sent.
 
         Args:
             address: of the scoring server.
             orders: columns of TRANSACTIONS; they are sent in their order, over and over.
             rps: mean requests a second.
+            seconds: length of the schedule, should nobody end it sooner.
         """
         self._url = scoring_url(address)
         self._requests = _OverAndOver(self._made(orders))
-        self._due = arrivals(rps, LONGEST_SECONDS, seed=SEED)
-        self._recording = Recording(self._due, LONGEST_SECONDS)
+        self._seconds = seconds
+        self._due = arrivals(rps, seconds, seed=SEED)
+        self._recording = Recording(self._due, seconds)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._trouble: BaseException | None = None
 
     def turn_to(self, orders: pa.Table) -> None:
         """Send these orders from now on."""
@@ -92,15 +95,15 @@ class Traffic:
     @contextmanager
     def going(self) -> Iterator[None]:
         """Send while the block runs; what is on its way at its end is awaited."""
-        thread = threading.Thread(target=self._drive, name="traffic")
-        thread.start()
-        try:
-            yield
-        finally:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            thread.join()
-        if self._trouble is not None:
-            raise self._trouble
+        with ThreadPoolExecutor(1, "traffic") as pool:
+            sending = pool.submit(self._loop.run_until_complete, self._send())
+            try:
+                yield
+            finally:
+                self._loop.call_soon_threadsafe(self._stop.set)
+                wait([sending])
+                self._loop.close()
+            sending.result()
 
     def scored(self) -> Scored:
         """What became of all requests; for after `going`."""
@@ -114,18 +117,10 @@ class Traffic:
     def _made(self, orders: pa.Table) -> list[bytes]:
         return http_requests(bodies(orders, dated=True), self._url)
 
-    def _drive(self) -> None:
-        try:
-            self._loop.run_until_complete(self._send())
-        except BaseException as error:  # noqa: BLE001 - passed on by `going`
-            self._trouble = error
-        finally:
-            self._loop.close()
-
     async def _send(self) -> None:
         async with HttpTarget(self._url, self._requests) as target:
             self._recording = await open_loop(
-                self._due, LONGEST_SECONDS, target.send, stop=self._stop, watch=self._watch
+                self._due, self._seconds, target.send, stop=self._stop, watch=self._watch
             )
 
     def _watch(self, recording: Recording, _elapsed: float) -> None:
