@@ -187,6 +187,8 @@ class Watcher:
             if judged.standing is None or judged.standing.state != "gated":
                 return judged
             entry = judged.standing.entry
+            if entry.paused:
+                return judged
         return self._decide(entry, following(entry)[0][0], "the gate opened")
 
     def _judge(self, entry: RolloutEntry) -> Looked:

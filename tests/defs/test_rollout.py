@@ -20,9 +20,12 @@ from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.rollout import ROLLOUT, USE_CASE, rollout_defs, rollout_key
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.models.calibration import BetaCalibration
-from ibook_assets.stores.blobs import open_blobs
+from ibook_assets.stores.blobs import Data, open_blobs
+from ibook_assets.stores.lake import Lake
+from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.rollouts import Rollouts
 from ibook_assets.stores.traces import TraceStore, open_traces
+from ibook_assets.training.rollout import Watcher
 from ibook_serving.provenance.shipping import Shipper
 from tests.serving.harness import (
     RunningServer,
@@ -214,6 +217,29 @@ def test_without_a_server_and_traffic_a_canary_waits_and_is_never_failed(
     assert (look["state"].value, look["verdict"].value) == ("canary", "inconclusive")
     assert "did not tell its metrics" in look["note"].value
     assert not look["moved"].value
+
+
+class HeldWhenGated(LocalBlobs):
+    """A lake in which somebody pauses the rollout in the moment its model is gated."""
+
+    def create(self, key: str, data: Data) -> None:
+        super().create(key, data)
+        gated = Rollouts(self).newest("fraud") if "/log/" in key else None
+        if gated is not None and gated.state == "gated" and not gated.paused:
+            Rollouts(LocalBlobs(self.uri)).hold(gated, paused=True, **WHO)
+
+
+def test_a_pause_in_the_moment_of_the_gate_keeps_the_model_from_its_place(
+    settings: Settings, platform: Platform
+) -> None:
+    challenge(settings, like_the_champion("fraud-v2"), Entrant("shadow", 1.0))
+    platform.start("fraud-v2")
+    lake = Lake(HeldWhenGated(settings.lake))
+    looked = Watcher(lake, FRAUD, settings, actor="watcher").look()
+    assert looked.standing is not None
+    assert (looked.standing.state, looked.standing.entry.paused) == ("gated", True)
+    again = Watcher(lake, FRAUD, settings, actor="watcher").look()
+    assert (again.note, again.moved) == ("paused", False)
 
 
 class Sensor:
