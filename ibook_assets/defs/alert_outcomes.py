@@ -12,7 +12,7 @@ from ibook_assets.core.use_cases import UseCase
 from ibook_assets.defs.alert_sources import Alerts
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import EPISODE, episode_name
-from ibook_assets.defs.runs import attempts_made
+from ibook_assets.defs.runs import about_to_repeat, attempts_made
 from ibook_assets.stores.rollouts import Rollouts
 
 
@@ -60,8 +60,12 @@ def given_up(
     made = attempts_made(runs)
     standing = Rollouts(lake.blobs).standing(use_case.name)
     on_its_way = standing is not None and (standing.active or standing.pending)
-    if made < attempts or on_its_way or not all(run.is_finished for run in runs):
+    going = about_to_repeat(runs) is not None or not all(run.is_finished for run in runs)
+    if made < attempts or on_its_way or going:
         return None
+    # A rollout that somebody began ends the matter; rejected, it opens it again: another event.
+    decided = None if standing is None else standing.entry
+    ended = records[0].update_timestamp.replace(tzinfo=UTC)
     return alerts.make(
         "retraining",
         "error",
@@ -73,6 +77,6 @@ def given_up(
         ),
         evidence={"episode": named, "attempts": made, "run_id": runs[0].run_id},
         key=f"retraining/{named}",
-        event=runs[0].run_id,
-        at=records[0].update_timestamp.replace(tzinfo=UTC).timestamp(),
+        event=f"{runs[0].run_id}@{decided.sequence if decided else 0}",
+        at=max(ended, decided.at if decided else ended).timestamp(),
     )

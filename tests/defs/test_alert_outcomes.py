@@ -92,18 +92,21 @@ class Platform:
         drift = next(a for a in AlertOutbox(self.blobs).open_alerts() if a.kind == "drift")
         return f"{FRAUD.name}@{drift.dedup_key.rpartition('/')[2]}"
 
-    def trains(self, status: dg.DagsterRunStatus) -> None:
-        """A training run that the episode asked for is in that state."""
+    def trains(self, status: dg.DagsterRunStatus, *, will_retry: bool = False) -> str:
+        """A training run that the episode asked for is in that state; its id."""
         ends = {
             dg.DagsterRunStatus.SUCCESS: dg.DagsterEventType.RUN_SUCCESS,
             dg.DagsterRunStatus.FAILURE: dg.DagsterEventType.RUN_FAILURE,
         }
         run = self.instance.create_run_for_job(
-            TRAINING, tags={EPISODE: self.episode}, status=dg.DagsterRunStatus.STARTED
+            TRAINING,
+            tags={EPISODE: self.episode, **({"dagster/will_retry": "true"} if will_retry else {})},
+            status=dg.DagsterRunStatus.STARTED,
         )
         if status in ends:
             event = dg.DagsterEvent(ends[status].value, job_name=TRAINING_JOB)
             self.instance.report_dagster_event(event, run.run_id)
+        return run.run_id
 
 
 @pytest.fixture
@@ -171,6 +174,36 @@ def test_a_run_that_somebody_starts_again_ends_the_alert(platform: Platform) -> 
     assert ("retraining", "firing") in platform.ticks()
     platform.trains(dg.DagsterRunStatus.STARTED)
     assert platform.ticks() == [("retraining", "resolved")]
+
+
+def test_a_rollout_begun_by_hand_ends_the_alert_and_its_rejection_opens_it_again(
+    platform: Platform,
+) -> None:
+    platform.drifts("2026-02-01", 0.5)
+    platform.ticks()
+    for _ in range(platform.settings.retraining_attempts):
+        platform.trains(dg.DagsterRunStatus.FAILURE)
+    assert ("retraining", "firing") in platform.ticks()
+    entry = platform.rollouts.start(FRAUD.name, "v2", PLAN, **WHO)
+    assert platform.ticks() == [("retraining", "resolved")]
+    platform.rollouts.decide(entry, "rejected", **WHO)
+    assert sorted(platform.ticks()) == [("rejection", "notice"), ("retraining", "firing")]
+    assert platform.ticks() == []
+
+
+def test_retraining_has_not_given_up_while_dagster_is_about_to_repeat_a_crashed_run(
+    platform: Platform,
+) -> None:
+    platform.drifts("2026-02-01", 0.5)
+    platform.ticks()
+    for _ in range(platform.settings.retraining_attempts - 1):
+        platform.trains(dg.DagsterRunStatus.FAILURE)
+    platform.ticks()
+    crashed = platform.trains(dg.DagsterRunStatus.FAILURE, will_retry=True)
+    assert platform.ticks() == []
+    # Dagster's repetition is there by now, and has failed too.
+    platform.instance.add_run_tags(crashed, {"dagster/auto_retry_run_id": "a-later-run"})
+    assert platform.ticks() == [("retraining", "firing")]
 
 
 def test_another_champion_ends_the_alert(platform: Platform) -> None:
