@@ -122,7 +122,8 @@ class Settings(BaseSettings):
 
     rollout_automatic: bool = True
     """Whether a model that the retraining sensor or the weekly schedule had trained goes through a
-    rollout; if not, it becomes the champion once the gate opens. The first champion has none."""
+    rollout; if not, it becomes the champion once the gate opens, or a shadow where the domain
+    classifier alone asked. The first champion has none."""
     rollout_shadow_hours: Annotated[float, Field(ge=0, le=24 * 90)] = 1.0
     """Hours that a new model scores every order unseen before it answers anybody, at least; 0: it
     begins as a canary."""

@@ -74,6 +74,8 @@ class Figures:
     """What happened; from `decided_twice` on all must be zero, `loop_closed` true."""
 
     seconds: float
+    points: int
+    """Points at which a run was to be killed."""
     run_kills: dict[str, int]
     """By transition: how many runs killed themselves at it."""
     daemon_kills: list[str]
@@ -104,6 +106,10 @@ class Figures:
     def sound(self) -> bool:
         """Whether everything held."""
         wrong = self.decided_twice + self.carried_out_twice + self.foreign + self.failed
+        if sum(self.run_kills.values()) != self.points:
+            return False
+        if self.points and not (self.daemon_kills and self.server_kills):
+            return False
         return self.loop_closed and self.mirrored and wrong == 0 and self.trained == self.episodes
 
 
@@ -240,7 +246,8 @@ def close_the_loop(settings: Settings, crashes: Sequence[str], *, seed: int = 0)
         loop.harm()
         loop.play(until=lambda: loop.ended(len(WAY + WAY_BACK)), kills=kills)
         time.sleep(3)
-    return _judged(loop, clients, settings, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return _judged(loop, clients, settings, points=len(crashes), seconds=seconds)
 
 
 def _monitor(loop: Loop, variables: Mapping[str, str]) -> None:
@@ -259,7 +266,7 @@ def _monitor(loop: Loop, variables: Mapping[str, str]) -> None:
 
 
 def _judged(
-    loop: Loop, clients: Sequence[Client], settings: Settings, *, seconds: float
+    loop: Loop, clients: Sequence[Client], settings: Settings, *, points: int, seconds: float
 ) -> Figures:
     log = loop.promotions.history(FRAUD.name)
     entries = loop.rollouts.history(FRAUD.name)
@@ -275,6 +282,7 @@ def _judged(
     crashed = [path.name for path in folder.iterdir()] if folder.exists() else []
     return Figures(
         seconds=round(seconds, 1),
+        points=points,
         run_kills=dict(Counter(name.partition("_")[2].replace("_", " ") for name in crashed)),
         daemon_kills=loop.daemon_kills,
         server_kills=loop.server_kills,

@@ -56,6 +56,12 @@ class Figures:
     unfinished: int = 0
     """Rounds after which the next look left a decision without its effect."""
 
+    @property
+    def sound(self) -> bool:
+        """Whether nobody won who should not, and nobody was misled."""
+        wrong = self.shared_parents + self.two_decisions + self.acknowledged_lost
+        return wrong + self.unnamed + self.put_back + self.unfinished == 0
+
 
 class Race:
     """A lake on which every round has six racers."""
@@ -174,6 +180,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open_nursery() as nursery:
         figures = race(nursery, Path(folder), np.random.default_rng(6), rounds=options.rounds)
     sys.stdout.write(json.dumps(dataclasses.asdict(figures), indent=2) + "\n")
+    sys.exit(0 if figures.sound else 1)
 
 
 if __name__ == "__main__":
