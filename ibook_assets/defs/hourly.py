@@ -23,8 +23,11 @@ HOURLY_FEATURES: Final = "hourly_features"
 """Name of the job and of its schedule."""
 HOURLY: Final = "ibook/hourly"
 """Tag of a run: the day that an hour asked for."""
+HOURLY_SNAPSHOT: Final = "ibook/hourly_snapshot"
+"""Tag of a run: the newest day of the snapshot that an hour asked for."""
 ATTEMPTS: Final = 3
-"""For one day, repetitions after a crash apart; then somebody has to look, and later days wait."""
+"""For a day or its snapshot, repetitions after a crash apart; then somebody has to look. Later
+days wait for a day, and not for a snapshot."""
 
 _SNAPSHOT: Final = dg.AssetKey([SERVING, "online_snapshot"])
 _AS_OF: Final = "as_of"
@@ -83,18 +86,32 @@ def _next_step(
     running = _in_flight(instance, day)
     if running is not None:
         return dg.SkipReason(f"{day} waits for run {running}")
-    runs = instance.get_runs(dg.RunsFilter(tags={HOURLY: day}))
+    tags = {HOURLY: day}
+    made = _attempts(instance, tags, told=day)
+    if isinstance(made, dg.SkipReason):
+        return made
+    # A run key never starts a second run, so an attempt has a key of its own.
+    return dg.RunRequest(run_key=f"{day}#{made + 1}", partition_key=day, tags=tags)
+
+
+def _attempts(
+    instance: dg.DagsterInstance, tags: dict[str, str], *, told: str
+) -> int | dg.SkipReason:
+    """How often an hour has asked for what is tagged so; the reason when it must not again."""
+    runs = instance.get_runs(dg.RunsFilter(tags=tags))
     crashed = about_to_repeat(runs)
     if crashed is not None:
-        return dg.SkipReason(f"{day} waits: Dagster is about to repeat run {crashed}")
+        return dg.SkipReason(f"{told} waits: Dagster is about to repeat run {crashed}")
+    running = next((run.run_id for run in runs if not run.is_finished), None)
+    if running is not None:
+        return dg.SkipReason(f"{told} waits for run {running}")
     made = attempts_made(runs)
     if made >= ATTEMPTS:
         return dg.SkipReason(
-            f"{day} got no features in {made} attempts, the last is {runs[0].run_id}. Mend what it "
-            "says and re-execute it; later days wait for it"
+            f"{told} was not made in {made} attempts, the last is {runs[0].run_id}. Mend what it "
+            "says and re-execute it; no hour asks for it again"
         )
-    # A run key never starts a second run, so an attempt has a key of its own.
-    return dg.RunRequest(run_key=f"{day}#{made + 1}", partition_key=day, tags={HOURLY: day})
+    return made
 
 
 def _last_day(settings: Settings, now: datetime) -> str:
@@ -127,7 +144,13 @@ def _publication(instance: dg.DagsterInstance, lake: Lake) -> dg.RunRequest | dg
     as_of = published.metadata[_AS_OF].value if published else None
     if isinstance(as_of, float) and as_of >= until:
         return dg.SkipReason(f"every day to {newest} has features, and serving has its facts")
-    return dg.RunRequest(run_key=f"snapshot of {newest}", asset_selection=[_SNAPSHOT])
+    tags, told = {HOURLY_SNAPSHOT: newest}, f"the snapshot of {newest}"
+    made = _attempts(instance, tags, told=told)
+    if isinstance(made, dg.SkipReason):
+        return made
+    return dg.RunRequest(
+        run_key=f"snapshot of {newest}#{made + 1}", asset_selection=[_SNAPSHOT], tags=tags
+    )
 
 
 def _in_flight(instance: dg.DagsterInstance, day: str) -> str | None:

@@ -203,6 +203,27 @@ def test_a_run_that_dagster_repeats_after_a_crash_is_one_attempt(hours: Hours) -
     assert asked.run_key == "2026-01-02#2"
 
 
+def test_a_snapshot_that_fails_is_tried_three_times(hours: Hours) -> None:
+    hours.has_days("2026-01-01", "2026-01-02")
+    keys = set()
+    for hour in range(3):
+        asked = hours.tick(datetime(2026, 1, 3, hour, 20, tzinfo=UTC))
+        assert isinstance(asked, dg.RunRequest)
+        keys.add(asked.run_key)
+        run_id = hours.begin(HOURLY_FEATURES, {**asked.tags}, dg.DagsterRunStatus.FAILURE)
+    assert len(keys) == 3
+    assert run_id in str(hours.tick(datetime(2026, 1, 3, 4, 20, tzinfo=UTC)))
+
+
+def test_a_snapshot_that_is_being_published_is_waited_for(hours: Hours) -> None:
+    hours.has_days("2026-01-01", "2026-01-02")
+    asked = hours.tick(datetime(2026, 1, 3, 1, 20, tzinfo=UTC))
+    assert isinstance(asked, dg.RunRequest)
+    run_id = hours.begin(HOURLY_FEATURES, {**asked.tags}, dg.DagsterRunStatus.STARTED)
+    told = hours.tick(datetime(2026, 1, 3, 2, 20, tzinfo=UTC))
+    assert told == f"the snapshot of 2026-01-02 waits for run {run_id}"
+
+
 @pytest.mark.parametrize(
     "tags",
     [
