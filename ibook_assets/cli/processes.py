@@ -1,4 +1,4 @@
-"""Child processes of the demo: started, waited for, and always ended."""
+"""Child processes of a command: started, waited for, and always ended."""
 
 from __future__ import annotations
 
