@@ -154,8 +154,8 @@ _OVER: Final[Mapping[Name, str]] = {
     "down": "The scoring server answers.",
     "errors": "Server errors are below the limit, or nobody asks any more.",
     "many_errors": "Server errors are below the limit, or nobody asks any more.",
-    "slow": "p99 is below 200 ms, or nobody asks any more.",
-    "very_slow": "p95 is below 500 ms, or nobody asks any more.",
+    "slow": f"p99 is below {SLOW_SECONDS * 1e3:.0f} ms, or nobody asks any more.",
+    "very_slow": f"p95 is below {VERY_SLOW_SECONDS * 1e3:.0f} ms, or nobody asks any more.",
     "stale": "History is fresh again.",
 }
 
