@@ -166,7 +166,11 @@ def against_days(
 
 
 def of_scores(decision: DriftDecision) -> Signal:
-    """The drift of the one column that the champion's scores are, at the signal's stated rate."""
+    """The drift of the one column that the champion's scores are.
+
+    `decision` is calibrated as any column's is, for `FALSE_ALARM_RATE` with its caution: a fiftieth
+    of the rate that the signal states.
+    """
     column = decision.columns[0] if decision.columns else None
     return Signal(
         name="score_drift",
