@@ -53,11 +53,16 @@ def compare_files(reference: Path, current: Path, *, without: Collection[str] = 
 
 
 def write_files(found: FileDrift, folder: Path) -> list[Path]:
-    """Write the decision, and the page if there is one, to `folder`; the files."""
+    """Write the decision, and the page if there is one, to `folder`; the files.
+
+    Without a page, that of an earlier comparison is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     contents = {DECISION: found.decision.model_dump_json(indent=1).encode()}
     if found.page is not None:
         contents |= {HTML: found.page.html, JSON: found.page.json}
+    for name in {HTML, JSON} - contents.keys():
+        (folder / name).unlink(missing_ok=True)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     return [folder / name for name in contents]

@@ -59,6 +59,16 @@ def test_the_samples_have_drifted_and_their_report_is_written(tmp_path: Path) ->
     assert json.loads((tmp_path / "decision.json").read_text())["state"] == "drifted"
 
 
+def test_without_a_page_an_earlier_one_does_not_stay_beside_the_decision(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    current = parquet(tmp_path / "b.parquet", window(2))
+    # A hundred rows are too few for a reference.
+    for rows, pages in ((ROWS, {"evidently.html", "evidently.json"}), (100, set[str]())):
+        reference = parquet(tmp_path / "a.parquet", window(1, rows))
+        told("--reference", reference, "--current", current, "-o", out)
+        assert {file.name for file in out.iterdir()} == {"decision.json", *pages}
+
+
 def test_the_samples_are_what_the_simulator_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
