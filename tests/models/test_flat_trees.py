@@ -44,7 +44,7 @@ def xgboost_margins(booster: xgb.Booster, x: Matrix) -> Matrix:
 boosters = st.builds(
     fitted,
     seed=st.integers(0, 1_000),
-    rounds=st.integers(0, 30),
+    rounds=st.integers(1, 30),
     max_depth=st.integers(0, 9),
     eta=st.sampled_from([0.03, 0.3, 1.0]),
     base_score=st.sampled_from([0.02, 0.5, None]),
@@ -70,6 +70,15 @@ def test_margins_are_xgboosts_bit_for_bit(booster: xgb.Booster, data: st.DataObj
     assert bits(together) == bits(xgboost_margins(booster, x))
     alone = [trees.margins(x[i : i + 1])[0] for i in range(len(x))]
     assert bits(np.array(alone, np.float32)) == bits(together), "a row's bits depend on others"
+
+
+def test_a_model_without_a_tree_stays_with_xgboost_unless_its_base_score_was_given() -> None:
+    # XGBoost adds a base score that was never fitted as it is, and not as log-odds.
+    assert proven_trees(fitted(rounds=0)) is None
+    given_one = fitted(rounds=0, base_score=0.02)
+    trees, x = proven_trees(given_one), training_rows(1)[0]
+    assert trees is not None
+    assert bits(trees.margins(x)) == bits(xgboost_margins(given_one, x))
 
 
 def test_probing_rows_hold_every_threshold_its_neighbours_and_nan() -> None:
