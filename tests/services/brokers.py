@@ -73,6 +73,9 @@ class BrokerService(Service):
             names = [name for name in admin.list_topics() if not name.startswith("__")]
             if names:
                 admin.delete_topics(names)
+            # Kafka answers before the broker itself has heard of the deletion.
+            while not set(names).isdisjoint(admin.list_topics()):
+                pass
         finally:
             admin.close()
 

@@ -34,6 +34,7 @@ from tests.services.brokers import BrokerService
 from tests.streaming.wire import Wire, a_batch
 
 TOPIC = "raw.transactions"
+NOT_LEADER_OR_FOLLOWER = 6
 COORDINATOR_LOAD_IN_PROGRESS = 14
 
 
@@ -41,6 +42,9 @@ COORDINATOR_LOAD_IN_PROGRESS = 14
 def wire(broker: BrokerService) -> Iterator[Wire]:
     ensure_topics(broker.log, [TOPIC], 1)
     with Wire(broker.address) as opened:
+        # Kafka's metadata names a new partition's leader before the leader serves the partition.
+        while fetch(opened, 0).error_code == NOT_LEADER_OR_FOLLOWER:
+            pass
         yield opened
 
 
