@@ -12,7 +12,7 @@ from ibook_assets.core.settings import Settings
 from ibook_assets.core.tables import TRANSACTIONS, TableSpec
 from ibook_assets.defs.log import LOGGED, SERVED, landed_ends, observed, topic
 from ibook_assets.defs.resources import LakeResource
-from ibook_assets.defs.runs import IN_FLIGHT
+from ibook_assets.defs.runs import IN_FLIGHT, about_to_repeat, attempts_made
 from ibook_assets.defs.schedules import DAILY_DATA, SERVED_DATA
 from ibook_assets.stores.log_files import LogFiles
 
@@ -20,7 +20,7 @@ LANDING: Final = "ibook/landing"
 """Tag of a run: the day it lands and the revision of the log it was asked for."""
 
 ATTEMPTS: Final = 3
-"""Runs for one revision of a day; then somebody has to look, and later days wait."""
+"""Attempts at one revision of a day; then somebody has to look, and later days wait."""
 
 SECONDS_BETWEEN: Final = 15
 
@@ -135,12 +135,16 @@ def _next_step(
         busy = _in_flight(instance, until=day)
         if busy:
             return cursor, f"{day} waits for run {busy[0].run_id}, which writes it or a day before"
-        if len(runs) >= ATTEMPTS:
+        crashed = about_to_repeat(runs)
+        if crashed is not None:
+            return cursor, f"{day} waits: Dagster is about to repeat run {crashed}"
+        made = attempts_made(runs)
+        if made >= ATTEMPTS:
             return cursor, (
-                f"{day} could not be landed in {ATTEMPTS} runs, the last is {runs[0].run_id}. "
+                f"{day} was not landed in {made} attempts, the last is {runs[0].run_id}. "
                 "Mend what it says and re-execute it; later days wait for it"
             )
-        return cursor, _request(day, revision, attempt=len(runs) + 1)
+        return cursor, _request(day, revision, attempt=made + 1)
     return cursor, "nothing has landed since"
 
 

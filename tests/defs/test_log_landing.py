@@ -46,11 +46,15 @@ class Sensor:
     def days(self) -> list[str]:
         return [str(request.partition_key) for request in self.tick()]
 
-    def start(self, request: dg.RunRequest) -> dg.DagsterRun:
-        """Its run, as the daemon creates it, started and not yet ended."""
+    def start(self, request: dg.RunRequest, *, repeats: str | None = None) -> dg.DagsterRun:
+        """Its run, as the daemon creates it, started and not yet ended; or a run's repetition."""
         job = self.defs.resolve_job_def("daily_data")
         return self.instance.create_run_for_job(
-            job, tags=request.tags, status=dg.DagsterRunStatus.STARTED
+            job,
+            tags=request.tags,
+            status=dg.DagsterRunStatus.STARTED,
+            root_run_id=repeats,
+            parent_run_id=repeats,
         )
 
     def end(self, run: dg.DagsterRun, *, well: bool = True) -> None:
@@ -177,6 +181,27 @@ def test_a_day_that_fails_is_tried_again_and_then_holds_back_later_ones(
     # Somebody mends it and re-executes the run, which keeps its tags.
     sensor.end(sensor.start(request))
     assert sensor.days() == [THIRD]
+
+
+def test_a_run_that_dagster_repeats_after_a_crash_is_one_attempt(
+    streaming: Settings, sensor: Sensor
+) -> None:
+    sink(streaming, VIEWS, simulated(streaming, VIEWS, SECOND))
+    for attempt in range(1, ATTEMPTS + 1):
+        (request,) = sensor.tick()
+        assert str(request.run_key).endswith(f":{attempt}")
+        killed = sensor.start(request)
+        sensor.instance.add_run_tags(killed.run_id, {"dagster/will_retry": "true"})
+        sensor.end(killed, well=False)
+        assert sensor.days() == []
+        assert f"waits: Dagster is about to repeat run {killed.run_id}" in str(sensor.skipped)
+        again = sensor.start(request, repeats=killed.run_id)
+        sensor.instance.add_run_tags(killed.run_id, {"dagster/auto_retry_run_id": again.run_id})
+        assert sensor.days() == []
+        assert again.run_id in str(sensor.skipped)
+        sensor.end(again, well=False)
+    assert sensor.days() == []
+    assert f"was not landed in {ATTEMPTS} attempts" in str(sensor.skipped)
 
 
 def test_a_day_is_landed_when_it_is_over_and_none_before_the_log_feeds_it(
