@@ -42,6 +42,9 @@ _SINCE_VERSION_2: Final = ("challengers", "salt", "experiment")
 _SHARES_SLACK: Final = 1e-9
 """Room for rounding in a sum of shares that is meant to be 1."""
 
+TREES_FILE: Final = "model.ubj"
+"""File of an artefact that holds the trained trees; the others say how they are used."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ibook_assets.core.canonical import canonical_json
 from ibook_assets.core.errors import ContractError, IntegrityError
 from ibook_assets.core.ids import NAME_PATTERN
+from ibook_assets.core.promotion import TREES_FILE
 from ibook_assets.models.calibration import BetaCalibration
 from ibook_assets.models.flat_trees import proven_trees
 
-MODEL_FILE: Final = "model.ubj"
+MODEL_FILE: Final = TREES_FILE
 BUNDLE_FILE: Final = "bundle.json"
 FILE_NAMES: Final = (BUNDLE_FILE, MODEL_FILE)
 
