@@ -165,6 +165,11 @@ class LogFiles:
         spec = spec_of(topic)
         return _sound((self._read(file) for file in self.files(topic)), spec)
 
+    def sound_rows(self, file: LogFile, columns: Sequence[str]) -> pa.Table:
+        """Offset and `columns` of the sound rows of one file, in the order of their offsets."""
+        messages = self._read(file, [OFFSET, ERROR, *columns])
+        return messages.filter(pc.is_null(messages[ERROR])).drop_columns([ERROR])
+
     def day(
         self, topic: str, spec: TableSpec, day: date, *, among: Sequence[LogFile] | None = None
     ) -> tuple[pa.Table, pa.Table]:

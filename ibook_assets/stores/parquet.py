@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,16 +26,23 @@ _FOOTER_TAIL: Final = 8
 """Bytes of the footer's length and the magic word that end every Parquet file."""
 
 
-def encode(data: pa.Table, *, table: str, spec: TableSpec | None = None) -> memoryview:
+def encode(
+    data: pa.Table,
+    *,
+    table: str,
+    spec: TableSpec | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> memoryview:
     """`data` as Parquet: zstd, page checksums, the same bytes however `data` is chunked.
 
-    With `spec`, ContractError unless the columns, types and nulls are as declared.
+    With `spec`, ContractError unless the columns, types and nulls are as declared. `notes` are kept
+    in the footer.
     """
     if spec is not None:
         require_schema(data, spec, where=f"data for {table}")
         data = data.cast(spec.schema)
     # Chunk boundaries and notes of other libraries (pandas) would change the bytes.
-    plain = data.replace_schema_metadata({"ibook.table": table}).combine_chunks()
+    plain = data.replace_schema_metadata({"ibook.table": table, **(notes or {})}).combine_chunks()
     sink = pa.BufferOutputStream()
     pq.write_table(
         plain,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from ibook_assets.core.analysis.eprocess import Counts
@@ -20,94 +17,49 @@ from ibook_assets.core.arrow import Column, as_mask, integers, pc
 from ibook_assets.core.assignment import CHAMPION
 from ibook_assets.core.errors import NotFoundError, StoreUnavailableError
 from ibook_assets.core.maturity import admitted, labels_as_of
-from ibook_assets.core.tables import PREDICTIONS
 from ibook_assets.core.times import DAY_US
 from ibook_assets.stores.blobs import Blobs
+from ibook_assets.stores.first_answers import answers_until, answers_with_unseen
 from ibook_assets.stores.lake import Lake
-from ibook_assets.stores.served_days import ServedDays
+from ibook_assets.stores.rollout_checkpoints import Watched, first_answers
 
 METRICS_SECONDS: Final = 2.0
 """How long the server may take to tell its metrics."""
 CANARY: Final = "canary"
-HELD: Final = "review"
 
 _SERVER_STAGES: Final = ("internal", "admission")
 """Stages of errors that are the server's, not the client's."""
-_PAIRED_BY: Final = ["request_id", "known_ts", "user_id"]
-_COLUMNS: Final = (
-    *("request_id", "variant", "known_ts", "user_id", "transaction_id", "served", "model_version"),
-    *("record_sequence", "use_case", "score", "decision"),
-)
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What of the prediction log a step of a rollout looks at."""
-
-    use_case: str
-    champion: str
-    version: str
-    """The challenger's."""
-    sequence: int
-    """Promotion entry since which both stand as they do."""
-    since: datetime
-    """When it was written."""
-    until_us: int
-    """End of the newest window that is looked at."""
-
-
-def first_orders(blobs: Blobs, watched: Watched, *, maturity_days: int, now_us: int) -> Users:
-    """The first order of each user that champion or challenger answered."""
-    rows = _firsts(_predictions(blobs, watched, served=True))
+def first_orders(
+    blobs: Blobs, watched: Watched, *, until_us: int, maturity_days: int, now_us: int
+) -> Users:
+    """The first order of each user that champion or challenger answered, before `until_us`."""
+    rows = answers_until(first_answers(blobs, watched), until_us)
     known_us = integers(rows["known_ts"], null=0)
     mature = admitted(known_us, as_of_us=now_us, maturity_us=maturity_days * DAY_US)
     orders = integers(rows["transaction_id"], null=-1)
     mature &= orders >= 0
     return Users(
         known_us,
-        as_mask(pc.equal(rows["model_version"], watched.version)),
+        as_mask(rows["challenged"]),
         _floats(rows["score"]),
-        as_mask(pc.equal(rows["decision"], HELD)),
+        as_mask(rows["held"]),
         mature,
         mature & _frauds(blobs, orders, now_us=now_us) if mature.any() else np.zeros_like(mature),
     )
 
 
-def paired_orders(blobs: Blobs, watched: Watched) -> Pairs:
+def paired_orders(blobs: Blobs, watched: Watched, *, until_us: int) -> Pairs:
     """The first order of each user that the champion answered, with what the shadow said of it."""
-    answered = _firsts(_predictions(blobs, watched, served=True))
-    unseen = _predictions(blobs, watched, served=False).select([*_PAIRED_BY, "score", "decision"])
-    rows = answered.join(
-        unseen, keys=_PAIRED_BY, join_type="left outer", right_suffix="_shadow"
-    ).sort_by("known_ts")
+    rows = answers_with_unseen(first_answers(blobs, watched), until_us)
     return Pairs(
         integers(rows["known_ts"], null=0),
         _floats(rows["score"]),
-        as_mask(pc.equal(rows["decision"], HELD)),
-        _floats(rows["score_shadow"]),
-        as_mask(pc.equal(rows["decision_shadow"], HELD)),
+        as_mask(rows["held"]),
+        _floats(rows["score_unseen"]),
+        as_mask(rows["held_unseen"]),
     )
-
-
-def _predictions(blobs: Blobs, watched: Watched, *, served: bool) -> pa.Table:
-    versions = [watched.version, *([watched.champion] if served else [])]
-    wanted = (
-        (pc.field("use_case") == watched.use_case)
-        & (pc.field("record_sequence") >= watched.sequence)
-        & (pc.field("known_ts") < watched.until_us)
-        & (pc.field("served") == served)
-        & pc.field("model_version").isin(versions)
-    )
-    first_day = watched.since.date().isoformat()
-    return ServedDays(blobs, PREDICTIONS).rows(
-        lambda day: day >= first_day, columns=_COLUMNS, wanted=wanted
-    )
-
-
-def _firsts(rows: pa.Table) -> pa.Table:
-    """The first row of each user, in the order of their time."""
-    _, first = np.unique(integers(rows["user_id"], null=-1), return_index=True)
-    return rows.take(np.sort(first))
 
 
 def _frauds(blobs: Blobs, orders: Counts, *, now_us: int) -> npt.NDArray[np.bool_]:

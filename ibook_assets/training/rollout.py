@@ -21,8 +21,8 @@ from ibook_assets.core.times import SECOND_US, to_us
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog, utc_now
+from ibook_assets.stores.rollout_checkpoints import Watched
 from ibook_assets.stores.rollout_data import (
-    Watched,
     first_orders,
     keep_look,
     look,
@@ -100,19 +100,22 @@ def analysis_of(lake: Lake, settings: Settings, standing: Standing, *, now: date
     until_us = (now_us - int(plan.settle_seconds * SECOND_US)) // window_us * window_us
     watched = Watched(
         use_case=entry.use_case,
+        decided=entry.decided,
+        shadow=entry.state == "shadow",
         champion=entry.champion,
         version=entry.version,
         sequence=effect.sequence,
         since=effect.promoted_at,
-        until_us=until_us,
     )
     found: tuple[Finding, ...]
-    if entry.state == "shadow":
-        pairs = paired_orders(lake.blobs, watched)
+    if watched.shadow:
+        pairs = paired_orders(lake.blobs, watched, until_us=until_us)
         found = shadow_findings(pairs, plan.objectives, window_us=window_us)
     else:
         maturity = settings.label_maturity_days
-        users = first_orders(lake.blobs, watched, maturity_days=maturity, now_us=now_us)
+        users = first_orders(
+            lake.blobs, watched, until_us=until_us, maturity_days=maturity, now_us=now_us
+        )
         requests = requests_between(looks_of(lake.blobs, entry.use_case, entry.decided))
         found = canary_findings(users, requests, plan.objectives, window_us=window_us)
     return Analysis(
