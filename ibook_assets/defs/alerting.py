@@ -12,7 +12,7 @@ from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.monitoring.episodes import EpisodeCursor
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
-from ibook_assets.defs.alert_outcomes import given_up, rejected, rejection
+from ibook_assets.defs.alert_outcomes import given_up, rejected, rejection, stalled
 from ibook_assets.defs.alert_sources import MAX_AGE, Alerts, RunEnd, resolved
 from ibook_assets.defs.metadata import records
 from ibook_assets.defs.partitions import ML_PLATFORM, MONITORING
@@ -31,7 +31,10 @@ ROWS_SHOWN: Final = 50
 
 _OVER: Final[Mapping[Kind, str]] = {
     "refused-artefact": "Its files are whole again, or it is not to serve any more.",
-    "retraining": "A training run is on its way or has succeeded, or the drift is over.",
+    "retraining": (
+        "A training run or a rollout is on its way, another model serves, or the drift is over."
+    ),
+    "stalled-rollout": "The rollout goes on, or is over.",
 }
 """Kinds that stand as long as they are found, and what is said when they are not any more."""
 
@@ -104,8 +107,8 @@ def _raising(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Raises alerts: drift that begins and ends, failed runs and checks, retraining that "
-            "has given up, promotions, rollbacks, rejected models, artefacts that servers must "
-            "refuse. Stores them for `alert_delivery`."
+            "has given up, rollouts that stall, promotions, rollbacks, rejected models, artefacts "
+            "that servers must refuse. Stores them for `alert_delivery`."
         ),
     )
     def alerts(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult:
@@ -214,16 +217,19 @@ class _Tick:
             record = self._lake.promotions.current(name)
             if record is not None:
                 yield from self._alerts.refused_artefacts(self._lake.blobs, record, now=self._now)
+            standing = Rollouts(self._lake.blobs).standing(name)
             stopped = given_up(
                 self._alerts,
                 self._instance,
-                self._lake,
                 use_case,
                 drift[name].episode,
+                standing,
+                champion=None if record is None else record.model_version,
                 attempts=self._attempts,
+                now=self._now,
             )
-            if stopped is not None:
-                yield stopped
+            waiting = stalled(self._alerts, self._instance, use_case, standing, now=self._now)
+            yield from filter(None, (stopped, waiting))
 
 
 def _delivering(destinations: Sequence[Destination], clock: Clock) -> dg.SensorDefinition:
