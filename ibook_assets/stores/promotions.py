@@ -1,28 +1,24 @@
-"""The promotion log: numbered entries, each created exclusively, so one winner per parent.
+"""The promotion log: what serves is its newest entry.
 
 ```
 promotions/fraud/000000000001.json   sealed PromotionRecord, never changed
 promotions/fraud/000000000002.json   names the sha256 of entry 1
 ```
 
-There is no pointer that could disagree with the log: what serves is the highest entry. Serving
-polls for the entry after the one it knows, which is one failed open of a file.
+Serving polls for the entry after the one it knows, which is one failed open of a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
 
 from ibook_assets.core.errors import (
     ConflictError,
     ContractError,
     GateClosedError,
     NoPromotedModelError,
-    NotFoundError,
 )
-from ibook_assets.core.ids import check_name
 from ibook_assets.core.promotion import (
     ChallengeDraft,
     PromotedModel,
@@ -41,9 +37,7 @@ from ibook_assets.core.promotion_chain import (
 )
 from ibook_assets.stores.artefacts import load_artefact
 from ibook_assets.stores.blobs import Blobs
-
-_FOLDER: Final = "promotions"
-_DIGITS: Final = 12
+from ibook_assets.stores.chained_log import ChainedLog
 
 
 def utc_now() -> datetime:
@@ -56,6 +50,7 @@ class PromotionLog:
 
     def __init__(self, blobs: Blobs, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._blobs = blobs
+        self._log = ChainedLog(blobs, "promotions/{}/", seal=seal, unseal=unseal)
         self._clock = clock
 
     def promote(self, draft: PromotionDraft, *, expected_parent: str | None) -> PromotionRecord:
@@ -147,9 +142,9 @@ class PromotionLog:
         Raises:
             ContractError: an entry after `known` does not follow from the one before it.
         """
-        record = known if known is not None else self._newest(use_case)
+        record = known if known is not None else self._log.newest(use_case)
         while record is not None:
-            following = self._read(use_case, record.sequence + 1)
+            following = self._log.find(use_case, record.sequence + 1)
             if following is None:
                 return record
             verify_link(record, following)
@@ -185,54 +180,35 @@ class PromotionLog:
 
     def use_cases(self) -> list[str]:
         """Use cases that have a log, sorted."""
-        return sorted({key.split("/")[1] for key in self._blobs.list(f"{_FOLDER}/")})
+        return sorted({key.split("/")[1] for key in self._blobs.list("promotions/")})
 
     def _append(self, record: PromotionRecord) -> PromotionRecord:
         # Checked here, because an entry that points to a damaged artefact could never serve.
         for model in record.models:
             load_artefact(self._blobs, model.artefact)
-        key = _key(record.use_case, record.sequence)
-        try:
-            self._blobs.create(key, seal(record))
-        except ConflictError as error:
-            raise _lost(record.use_case, self._read(record.use_case, record.sequence)) from error
-        return record
-
-    def _newest(self, use_case: str) -> PromotionRecord | None:
-        keys = self._blobs.list(f"{_FOLDER}/{check_name(use_case, what='use case')}/")
-        return self._read_key(keys[-1], use_case) if keys else None
+        return self._log.append(record, lost=_lost)
 
     def _require(self, use_case: str, sequence: int) -> PromotionRecord:
-        record = self._read(use_case, sequence)
+        record = self._log.find(use_case, sequence)
         if record is None:
             msg = (
                 f"entry {sequence} of the {use_case} promotions is missing: restore "
-                f"{self._blobs.location(_key(use_case, sequence))} from a copy"
-            )
-            raise ContractError(msg)
-        return record
-
-    def _read(self, use_case: str, sequence: int) -> PromotionRecord | None:
-        try:
-            return self._read_key(_key(use_case, sequence), use_case)
-        except NotFoundError:
-            return None
-
-    def _read_key(self, key: str, use_case: str) -> PromotionRecord:
-        path = self._blobs.location(key)
-        record = unseal(self._blobs.get(key), path=path)
-        if key != _key(record.use_case, record.sequence) or record.use_case != use_case:
-            msg = (
-                f"{path} holds entry {record.sequence} of {record.use_case}: it was copied there; "
-                "restore the log from a copy"
+                f"{self._blobs.location(self._log.key(use_case, sequence))} from a copy"
             )
             raise ContractError(msg)
         return record
 
 
 def _require_parent(use_case: str, head: PromotionRecord | None, expected: str | None) -> None:
-    if (head.sha256 if head else None) != expected:
-        raise _lost(use_case, head)
+    if (head.sha256 if head else None) == expected:
+        return
+    if head is not None:
+        raise _lost(head)
+    msg = (
+        f"{use_case}: the promotion was decided against an earlier champion, but the log is "
+        "empty; read the current record and decide again"
+    )
+    raise ConflictError(msg)
 
 
 def _require_open_gates(use_case: str, models: Sequence[PromotedModel]) -> None:
@@ -242,20 +218,9 @@ def _require_open_gates(use_case: str, models: Sequence[PromotedModel]) -> None:
             raise GateClosedError(use_case=use_case, failures=failed)
 
 
-def _key(use_case: str, sequence: int) -> str:
-    return f"{_FOLDER}/{check_name(use_case, what='use case')}/{sequence:0{_DIGITS}d}.json"
-
-
-def _lost(use_case: str, winner: PromotionRecord | None) -> ConflictError:
-    if winner is None:
-        msg = (
-            f"{use_case}: the promotion was decided against an earlier champion, but the log is "
-            "empty; read the current record and decide again"
-        )
-        return ConflictError(msg)
-    msg = (
-        f"{use_case}: {winner.actor} was first: entry {winner.sequence} ({winner.subject}, "
+def _lost(winner: PromotionRecord) -> ConflictError:
+    return ConflictError(
+        f"{winner.use_case}: {winner.actor} was first: entry {winner.sequence} ({winner.subject}, "
         f"{winner.promoted_at.isoformat()}, {winner.reason!r}). "
         "Compare with that champion and decide again."
     )
-    return ConflictError(msg)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from ibook_assets.core.canonical import sha256_hex
-from ibook_assets.core.errors import ConflictError, ContractError, NotFoundError
+from ibook_assets.core.errors import ConflictError, NotFoundError
 from ibook_assets.core.ids import check_name
 from ibook_assets.core.promotion import PromotedModel, PromotionDraft, PromotionRecord
 from ibook_assets.core.rollout import Entrant, entering, withdrawing
@@ -31,9 +32,9 @@ from ibook_assets.core.rollout_log import (
 )
 from ibook_assets.core.rollout_plan import RolloutPlan
 from ibook_assets.stores.blobs import Blobs
+from ibook_assets.stores.chained_log import ChainedLog
 from ibook_assets.stores.promotions import PromotionLog, utc_now
 
-_DIGITS: Final = 12
 _RACES: Final = 5
 """Times that carrying out a decision is tried anew because somebody else wrote the log."""
 
@@ -56,13 +57,13 @@ class Rollouts:
 
     def __init__(self, blobs: Blobs, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._blobs = blobs
+        self._log = ChainedLog(blobs, "rollouts/{}/log/", seal=seal_entry, unseal=unseal_entry)
         self._promotions = PromotionLog(blobs, clock=clock)
         self._clock = clock
 
     def newest(self, use_case: str) -> RolloutEntry | None:
         """The newest entry; None when nothing was ever rolled out."""
-        keys = self._blobs.list(_folder(use_case))
-        return self._read(keys[-1], use_case) if keys else None
+        return self._log.newest(use_case)
 
     def history(self, use_case: str) -> list[RolloutEntry]:
         """All entries, oldest first, their chain verified.
@@ -71,8 +72,7 @@ class Rollouts:
             ContractError: the chain is broken; names the first entry that does not follow.
         """
         entries: list[RolloutEntry] = []
-        for key in self._blobs.list(_folder(use_case)):
-            entry = self._read(key, use_case)
+        for entry in self._log.entries(use_case):
             verify_entry(entries[-1] if entries else None, entry)
             entries.append(entry)
         return entries
@@ -166,23 +166,22 @@ class Rollouts:
             ConflictError: somebody else decided first; the message names the winner.
             ContractError: that state does not follow.
         """
-        now, sequence = self._clock(), previous.sequence + 1
+        now = self._clock()
         step = next((step for found, step in following(previous) if found == state), previous.step)
-        changes = {
-            "sequence": sequence,
-            "parent_sha256": previous.sha256,
-            "state": state,
-            "step": step,
-            "decided": sequence,
-            "since": now,
-            "model": model or previous.model,
-            "evidence": evidence,
-            "paused": False,
-            "actor": actor,
-            "reason": reason,
-            "at": now,
-        }
-        return self._append(previous, _with(previous, changes))
+        entry = _after(
+            previous,
+            state=state,
+            step=step,
+            decided=previous.sequence + 1,
+            since=now,
+            model=model or previous.model,
+            evidence=evidence,
+            paused=False,
+            actor=actor,
+            reason=reason,
+            at=now,
+        )
+        return self._append(previous, entry)
 
     def hold(
         self, previous: RolloutEntry, *, paused: bool, actor: str, reason: str
@@ -194,16 +193,9 @@ class Rollouts:
         """
         if previous.paused == paused:
             return previous
-        changes = {
-            "sequence": previous.sequence + 1,
-            "parent_sha256": previous.sha256,
-            "paused": paused,
-            "evidence": None,
-            "actor": actor,
-            "reason": reason,
-            "at": self._clock(),
-        }
-        return self._append(previous, _with(previous, changes))
+        now = self._clock()
+        entry = _after(previous, paused=paused, evidence=None, actor=actor, reason=reason, at=now)
+        return self._append(previous, entry)
 
     def carry_out(self, use_case: str) -> Standing | None:
         """Make the promotion log say what was decided last; safe to repeat, from anywhere.
@@ -234,10 +226,8 @@ class Rollouts:
         data = json.dumps(document, allow_nan=False, indent=1).encode()
         name = check_name(use_case, what="use case")
         key = f"rollouts/{name}/evidence/{sha256_hex(data)}.json"
-        try:
+        with suppress(ConflictError):
             self._blobs.create(key, data)
-        except ConflictError:
-            return key
         return key
 
     def location(self, key: str) -> str:
@@ -265,29 +255,7 @@ class Rollouts:
 
     def _append(self, previous: RolloutEntry | None, entry: RolloutEntry) -> RolloutEntry:
         verify_entry(previous, entry)
-        key = _key(entry.use_case, entry.sequence)
-        try:
-            self._blobs.create(key, seal_entry(entry))
-        except ConflictError as error:
-            winner = self._read(key, entry.use_case)
-            msg = (
-                f"{entry.use_case}: {winner.actor} decided first: rollout entry {winner.sequence} "
-                f"({winner.version} is {winner.title}, {winner.reason!r}). Look at "
-                f"`ibook rollout status {entry.use_case}` and decide again"
-            )
-            raise ConflictError(msg) from error
-        return entry
-
-    def _read(self, key: str, use_case: str) -> RolloutEntry:
-        path = self._blobs.location(key)
-        entry = unseal_entry(self._blobs.get(key), path=path)
-        if key != _key(use_case, entry.sequence) or entry.use_case != use_case:
-            msg = (
-                f"{path} holds entry {entry.sequence} of {entry.use_case}: it was copied there; "
-                "restore the log from a copy"
-            )
-            raise ContractError(msg)
-        return entry
+        return self._log.append(entry, lost=_lost)
 
 
 def active_rollout(rollouts: Rollouts, use_case: str) -> Standing:
@@ -300,10 +268,10 @@ def active_rollout(rollouts: Rollouts, use_case: str) -> Standing:
     return standing
 
 
-def _with(entry: RolloutEntry, changes: dict[str, Any]) -> RolloutEntry:
-    return RolloutEntry.model_validate(
-        {**{name: getattr(entry, name) for name in RolloutEntry.model_fields}, **changes}
-    )
+def _after(previous: RolloutEntry, **changes: object) -> RolloutEntry:
+    """The entry after `previous`, which says the same but for the `changes`."""
+    place = {"sequence": previous.sequence + 1, "parent_sha256": previous.sha256}
+    return RolloutEntry.model_validate({**dict(previous), **place, **changes})
 
 
 def _obstacle(
@@ -331,9 +299,9 @@ def _begins(entry: RolloutEntry) -> bool:
     return entry.state == "candidate" and entry.decided == entry.sequence
 
 
-def _folder(use_case: str) -> str:
-    return f"rollouts/{check_name(use_case, what='use case')}/log/"
-
-
-def _key(use_case: str, sequence: int) -> str:
-    return f"{_folder(use_case)}{sequence:0{_DIGITS}d}.json"
+def _lost(winner: RolloutEntry) -> ConflictError:
+    return ConflictError(
+        f"{winner.use_case}: {winner.actor} decided first: rollout entry {winner.sequence} "
+        f"({winner.version} is {winner.title}, {winner.reason!r}). Look at "
+        f"`ibook rollout status {winner.use_case}` and decide again"
+    )
