@@ -18,6 +18,8 @@ PARTS: Final = (
     "serving",
     "experiments",
     "drift",
+    "canary",
+    "rollout_looks",
     "features",
 )
 _OPTIONS: Final = {"features": ("--rows", "1000000", "10000000")}
