@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -12,8 +13,9 @@ from ibook_assets.cli.console import console, errors, explains_errors, print_jso
 from ibook_assets.core.errors import StoreUnavailableError
 from ibook_assets.core.model_card import CARDS, card_key
 from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.releases import Release, named_version, releases
 from ibook_assets.core.rollout import DEFAULT_SHARES, Target, entrant, withdrawing
-from ibook_assets.core.use_cases import USE_CASES, use_case_named
+from ibook_assets.core.use_cases import USE_CASES, UseCase, use_case_named
 from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog
@@ -33,7 +35,7 @@ def promote(
     use_case: UseCaseName,
     reason: Reason,
     version: Annotated[
-        str | None, typer.Option(help="A trained version; the newest without it.")
+        str | None, typer.Option(help="A trained version or a release; the newest without it.")
     ] = None,
     target: Annotated[Target, typer.Option("--as", help="The place it gets.")] = "champion",
     share: Annotated[
@@ -62,7 +64,7 @@ def promote(
     chosen = use_case_named(use_case)
     beside = entrant(target, share=share, experiment=experiment, variant=variant)
     lake = Lake(_blobs())
-    candidate = find_candidate(lake.blobs, chosen.name, version)
+    candidate = find_candidate(lake.blobs, chosen.name, resolved(lake.blobs, chosen, version))
     record = promote_candidate(
         lake,
         chosen,
@@ -72,7 +74,7 @@ def promote(
         beside=beside,
     )
     _show([record], as_json=as_json)
-    _mirror(record)
+    _mirror(record.use_case)
     write_card(lake.blobs, chosen, candidate.version)
 
 
@@ -98,17 +100,22 @@ def rollback(
     use_case: UseCaseName,
     reason: Reason,
     to: Annotated[
-        str | None, typer.Option(help="An earlier version; the previous champion without it.")
+        str | None,
+        typer.Option(help="An earlier version or its release; the previous champion without it."),
     ] = None,
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring back an earlier champion, without challengers. Servers follow within a second."""
+    chosen = use_case_named(use_case)
     record = _log().rollback(
-        use_case_named(use_case).name, to=to, actor=actor or getpass.getuser(), reason=reason
+        chosen.name,
+        to=resolved(_blobs(), chosen, to),
+        actor=actor or getpass.getuser(),
+        reason=reason,
     )
     _show([record], as_json=as_json)
-    _mirror(record)
+    _mirror(record.use_case)
 
 
 @explains_errors
@@ -121,7 +128,8 @@ def history(use_case: UseCaseName, as_json: AsJson = False) -> None:
 def card(
     use_case: UseCaseName,
     version: Annotated[
-        str | None, typer.Argument(help="A promoted version; the champion without it.")
+        str | None,
+        typer.Argument(help="A promoted version or its release; the champion without it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -129,17 +137,25 @@ def card(
     from ibook_assets.core.model_card_page import card_page
     from ibook_assets.training.cards import read_card
 
-    found = read_card(_blobs(), use_case_named(use_case), version)
+    blobs, chosen = _blobs(), use_case_named(use_case)
+    found = read_card(blobs, chosen, resolved(blobs, chosen, version))
     typer.echo((found.as_json() if as_json else card_page(found)).decode(), nl=False)
 
 
-def _mirror(record: PromotionRecord) -> None:
+def resolved(blobs: Blobs, use_case: UseCase, name: str | None) -> str | None:
+    """The version that somebody means by `name`, which may be a release number, or nothing."""
+    if name is None:
+        return None
+    return named_version(use_case.name, PromotionLog(blobs).history(use_case.name), name)
+
+
+def _mirror(use_case: str) -> None:
     from ibook_assets.stores.registry import ModelRegistry
 
     try:
-        registry = ModelRegistry(settings().tracking_uri, record.use_case)
+        registry = ModelRegistry(settings().tracking_uri, use_case)
         registry.prepare()
-        registry.mirror_champion(record)
+        registry.mirror_champion(_log().history(use_case))
     except StoreUnavailableError as error:
         # The log has decided already; the alias is for people who look at MLflow.
         errors.print(f"MLflow's champion alias was not moved: {error}", soft_wrap=True)
@@ -155,16 +171,19 @@ def _log() -> PromotionLog:
 
 
 def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
+    # Of the whole log, whatever part of it is shown.
+    numbers = releases(_log().history(records[0].use_case)) if records else {}
     if as_json:
-        print_json(_documents(records))
+        print_json(_documents(records, numbers))
         return
     # A version that is cut cannot be rolled back to.
     what, before = Column("what", overflow="fold"), Column("before", overflow="fold")
-    table = Table("entry", what, before, "actor", "reason", "when")
+    table = Table("entry", what, "release", before, "actor", "reason", "when")
     for record in records:
         table.add_row(
             str(record.sequence),
             record.subject,
+            str(numbers[record.model_version]),
             record.previous_version or "",
             record.actor,
             record.reason,
@@ -175,18 +194,25 @@ def _show(records: list[PromotionRecord], *, as_json: bool) -> None:
         console.print(f"a model's card: ibook card {records[-1].use_case} VERSION", style="dim")
 
 
-def _documents(records: list[PromotionRecord]) -> list[dict[str, Any]]:
-    """The records, each with where the cards of its models are kept, by version."""
+def _documents(
+    records: list[PromotionRecord], numbers: Mapping[str, Release]
+) -> list[dict[str, Any]]:
+    """The records, each with the releases of its models, their files and their cards, by version.
+
+    A challenger that never was the champion has no release; a model may have no card.
+    """
     if not records:
         return []
     blobs = _blobs()
     kept = set(blobs.list(f"{CARDS}/{records[0].use_case}/"))
     found = []
     for record in records:
-        keys = {
-            m.model_version: card_key(record.use_case, m.model_version, suffix="md")
-            for m in record.models
+        models = {m.model_version: m for m in record.models}
+        keys = {v: card_key(record.use_case, v, suffix="md") for v in models}
+        places = {
+            "releases": {v: str(numbers[v]) for v in models if v in numbers},
+            "artefacts": {v: blobs.location(m.artefact.uri) for v, m in models.items()},
+            "cards": {v: blobs.location(key) for v, key in keys.items() if key in kept},
         }
-        cards = {version: blobs.location(key) for version, key in keys.items() if key in kept}
-        found.append({**record.model_dump(mode="json"), "cards": cards})
+        found.append({**record.model_dump(mode="json"), **places})
     return found

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from ibook_assets.cli.console import console, explains_errors, print_json, settings
-from ibook_assets.cli.promotions import Actor, AsJson, Reason, UseCaseName
+from ibook_assets.cli.promotions import Actor, AsJson, Reason, UseCaseName, resolved
 from ibook_assets.core.rollout_log import RolloutEntry, Standing, following
 from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.use_cases import use_case_named
@@ -52,7 +52,7 @@ def start(
     use_case: UseCaseName,
     reason: Reason,
     version: Annotated[
-        str | None, typer.Option(help="A trained version; the newest without it.")
+        str | None, typer.Option(help="A trained version or a release; the newest without it.")
     ] = None,
     actor: Actor = None,
     as_json: AsJson = False,
@@ -65,7 +65,7 @@ def start(
     from ibook_assets.training.candidates import find_candidate
 
     chosen, lake = use_case_named(use_case), _lake()
-    found = find_candidate(lake.blobs, chosen.name, version)
+    found = find_candidate(lake.blobs, chosen.name, resolved(lake.blobs, chosen, version))
     entry = Rollouts(lake.blobs).start(
         chosen.name, found.version, plan_of(settings()), actor=_who(actor), reason=reason
     )

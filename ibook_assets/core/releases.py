@@ -3,8 +3,9 @@
 The first champion of a use case is v1.0.0. Each later one is numbered by what it changes against
 the release before it, which is the newest by then, whoever served last:
 
-- major: what it reads, that is the features' names or definitions;
-- minor: its trees, which read the same;
+- major: it reads a feature view by another definition than a release of the same major number, so
+  that no server can serve both;
+- minor: its trees. Which features they read of the same definitions is what training found useful;
 - patch: how the same trees are used, that is calibration and threshold.
 """
 
@@ -46,16 +47,19 @@ def releases(log: Sequence[PromotionRecord]) -> dict[str, Release]:
     """
     found: dict[str, Release] = {}
     newest: PromotedModel | None = None
+    definitions: dict[str, str] = {}
     for record in log:
-        version = record.model_version
-        if version in found:
+        model = record.model
+        if model.model_version in found:
             continue
-        found[version] = (
-            FIRST_RELEASE
-            if newest is None
-            else _following(found[newest.model_version], newest, record.model)
-        )
-        newest = record.model
+        agrees = all(definitions.get(v, sha) == sha for v, sha in model.spec_hashes.items())
+        if newest is None:
+            release = FIRST_RELEASE
+        else:
+            release = _following(found[newest.model_version], newest, model, agrees=agrees)
+        found[model.model_version] = release
+        definitions = {**(definitions if agrees else {}), **model.spec_hashes}
+        newest = model
     return found
 
 
@@ -75,18 +79,15 @@ def named_version(use_case: str, log: Sequence[PromotionRecord], name: str) -> s
     return known[name]
 
 
-def _following(release: Release, before: PromotedModel, model: PromotedModel) -> Release:
+def _following(
+    release: Release, before: PromotedModel, model: PromotedModel, *, agrees: bool
+) -> Release:
     """The number of `model`, released after `before`, which is `release`."""
-    if _read_by(model) != _read_by(before):
+    if not agrees:
         return Release(release.major + 1, 0, 0)
     if _trees(model) != _trees(before):
         return Release(release.major, release.minor + 1, 0)
     return Release(release.major, release.minor, release.patch + 1)
-
-
-def _read_by(model: PromotedModel) -> tuple[frozenset[str], dict[str, str]]:
-    """Names of the features a model reads, in whatever order, and the hashes that define them."""
-    return frozenset(model.feature_names), model.spec_hashes
 
 
 def _trees(model: PromotedModel) -> str:

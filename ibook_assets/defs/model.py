@@ -298,7 +298,8 @@ def _promotion(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
             beside=beside,
             precommit=live_run_check(context),
         )
-        tracking.registry(use_case.name).mirror_champion(record)
+        registry = tracking.registry(use_case.name)
+        registry.mirror_champion(lake.promotions.history(use_case.name))
         entered = next(m for m in record.models if m.model_version == candidate.version)
         card = write_card(lake.blobs, use_case, candidate.version)
         kept = card_key(use_case.name, card.version, suffix="md")

@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from ibook_assets.core.analysis.findings import Analysis, shown
-from ibook_assets.core.errors import StoreUnavailableError
+from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.rollout_log import HELD_STATES, Standing
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.times import MINUTE_US
@@ -20,7 +20,6 @@ from ibook_assets.defs.partitions import ML_PLATFORM
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.runs import IN_FLIGHT, actor_of, fails_fast, live_run_check, training_retries
 from ibook_assets.defs.tracking import TrackingResource
-from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.rollouts import Rollouts
 
 if TYPE_CHECKING:
@@ -86,30 +85,35 @@ def _rollout(use_case: UseCase, settings: Settings) -> dg.AssetsDefinition:
         standing = looked.standing
         if standing is None:
             return dg.MaterializeResult(metadata=metadata)
-        # Also when the look that decided it was killed before it came so far.
-        if standing.state == "champion":
-            _mirror(context, tracking, lake.promotions, use_case)
         if standing.state == "champion" or (looked.moved and standing.state in HELD_STATES):
             card = write_card(lake.blobs, use_case, standing.entry.version)
             metadata["card"] = dg.MetadataValue.md(card_page(card).decode())
+        # Also what the look left undone that decided it, where that was killed.
+        if not standing.active or _untold(context.instance, standing, use_case):
+            _show_in_mlflow(context, tracking, lake, use_case, standing)
         version = dg.DataVersion(standing.entry.sha256)
         return dg.MaterializeResult(metadata=metadata, data_version=version)
 
     return rollout
 
 
-def _mirror(
+def _show_in_mlflow(
     context: dg.AssetExecutionContext,
     tracking: TrackingResource,
-    promotions: PromotionLog,
+    lake: LakeResource,
     use_case: UseCase,
+    standing: Standing,
 ) -> None:
+    from ibook_assets.stores.rollout_export import export_rollouts
+
     try:
-        record = promotions.require_current(use_case.name)
-        tracking.registry(use_case.name).mirror_champion(record)
-    except StoreUnavailableError as error:
-        # The log has decided already; the alias is for people who look at MLflow.
-        context.log.warning("MLflow's champion alias was not moved: %s", error)
+        registry = tracking.registry(use_case.name)
+        if standing.state == "champion":
+            registry.mirror_champion(lake.promotions.history(use_case.name))
+        export_rollouts(lake.blobs, use_case.name, registry)
+    except (StoreUnavailableError, ContractError) as error:
+        # The logs have decided already; MLflow is for people who look there.
+        context.log.warning("MLflow does not show all of the rollout yet: %s", error)
 
 
 def _told(looked: "Looked", rollouts: Rollouts) -> dict[str, Any]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.promotion import PromotionRecord
+from ibook_assets.core.releases import releases
+from ibook_assets.core.times import to_us
 
 if TYPE_CHECKING:
     # XGBoost takes seconds to import, and a rollback does not need it.
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 CHALLENGER: Final = "challenger"
 CHAMPION: Final = "champion"
+RELEASE: Final = "release"
+"""Tag of a registry version: the release number of a model that is or was the champion."""
 
+_BUNDLE_VERSION: Final = "bundle_version"
 _SQLITE: Final = "sqlite:///"
 _QUIET: Final = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,6 +41,9 @@ _QUIET: Final = {
 
 _TRACKING_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 
+_GONE: Final = "RESOURCE_DOES_NOT_EXIST"
+_MILLISECOND_US: Final = 1_000
+
 _UNREACHABLE: Final = ("API request to", "Max retries exceeded", "OperationalError")
 
 
@@ -45,6 +54,27 @@ class RegisteredVersion:
     model_name: str
     version: str
     run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldVersion:
+    """A version in the registry as it stands there."""
+
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """What was found about a model after its run had ended."""
+
+    step: int
+    at: datetime
+    metrics: Mapping[str, float]
+    """Finite numbers by name."""
+    files: Mapping[str, bytes]
+    """Artefact path to content."""
 
 
 class ModelRegistry:
@@ -109,14 +139,71 @@ class ModelRegistry:
         with _translated(self.tracking_uri):
             self._client().set_registered_model_alias(model_name, alias, version)
 
-    def mirror_champion(self, record: PromotionRecord) -> None:
-        """Let the champion alias name the model of `record`, for people who look there.
+    def mirror_champion(self, log: Sequence[PromotionRecord]) -> None:
+        """Let the champion alias name what serves by `log`, with its release, for people there.
 
         Challengers have no alias: MLflow keeps no shares, the record does.
+
+        Args:
+            log: promotion log of one use case, oldest first, not empty.
         """
-        version = self.registered(record.use_case, record.model.model_version)
+        record = log[-1]
+        version = self.registered(record.use_case, record.model_version)
         if version is not None:
+            self.tag(record.use_case, version, {RELEASE: str(releases(log)[record.model_version])})
             self.set_alias(record.use_case, CHAMPION, version)
+
+    def held(self, model_name: str) -> dict[str, HeldVersion]:
+        """What the registry has of each bundle, the newest where there are several, by version."""
+        with _translated(self.tracking_uri):
+            found = self._client().search_model_versions(f"name = '{_quoted(model_name)}'")
+        return {
+            v.tags[_BUNDLE_VERSION]: HeldVersion(str(v.version), v.run_id, dict(v.tags))
+            for v in sorted(found, key=lambda v: int(v.version))
+            if _BUNDLE_VERSION in v.tags and v.run_id
+        }
+
+    def tag(self, model_name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Set those tags of a registry version, one after the other, the last one last."""
+        with _translated(self.tracking_uri):
+            client = self._client()
+            for name, value in tags.items():
+                client.set_model_version_tag(model_name, version, name, value)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether that run is there and not deleted."""
+        from mlflow.exceptions import MlflowException
+
+        with _translated(self.tracking_uri):
+            try:
+                found = self._client().get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == _GONE:
+                    return False
+                raise
+            return bool(found.info.lifecycle_stage == "active")
+
+    def add_step(self, run_id: str, found: RunStep) -> None:
+        """Add to a run, which may have ended; adding the same once more changes nothing.
+
+        Raises:
+            StoreUnavailableError: MLflow, or where it keeps artefacts, does not answer.
+            ContractError: the run does not exist or was deleted.
+        """
+        with _translated(self.tracking_uri):
+            from mlflow.entities import Metric
+
+            client = self._client()
+            try:
+                _log_files(client, run_id, found.files)
+            except OSError as error:
+                msg = f"the artefacts of MLflow run {run_id} cannot be written: {error}"
+                raise StoreUnavailableError(msg) from error
+            # MLflow tells points apart by name, value, step and time: those of the finding, not of
+            # its telling, so that what is told twice is there once.
+            at_ms = to_us(found.at) // _MILLISECOND_US
+            points = [Metric(k, v, at_ms, found.step) for k, v in found.metrics.items()]
+            client.log_batch(run_id, metrics=points)
 
     def version_of(self, model_name: str, alias: str) -> str | None:
         """The registry version that `alias` names, None when it names none."""
@@ -128,7 +215,8 @@ class ModelRegistry:
     def registered(self, model_name: str, bundle_version: str) -> str | None:
         """The registry version that holds the bundle of that version, None when none does."""
         query = (
-            f"name = '{_quoted(model_name)}' and tags.bundle_version = '{_quoted(bundle_version)}'"
+            f"name = '{_quoted(model_name)}' "
+            f"and tags.{_BUNDLE_VERSION} = '{_quoted(bundle_version)}'"
         )
         with _translated(self.tracking_uri):
             found = self._client().search_model_versions(query)
@@ -201,7 +289,7 @@ class TrackedRun:
             signature=_signature(bundle.feature_names),
             # Given, because working them out imports the model in a new environment.
             pip_requirements=[f"xgboost=={bundle.info.libraries['xgboost']}"],
-            metadata={"bundle_version": bundle.version, "sha256": bundle.sha256()},
+            metadata={_BUNDLE_VERSION: bundle.version, "sha256": bundle.sha256()},
         )
         client = mlflow.MlflowClient()
         # MLflow's shortcut for this prints to the console.
@@ -212,7 +300,7 @@ class TrackedRun:
             logged.model_uri,
             run_id=self.run_id,
             tags={
-                "bundle_version": bundle.version,
+                _BUNDLE_VERSION: bundle.version,
                 "training_snapshot": bundle.info.training_snapshot,
             },
             model_id=logged.model_id,

@@ -33,6 +33,7 @@ class Made(NamedTuple):
     """A model by what its number depends on."""
 
     reads: int = 0
+    """Definition of the view `velocity`."""
     trees: int = 0
     threshold: int = 0
 
@@ -84,24 +85,37 @@ def test_a_number_tells_what_changed_against_the_release_before() -> None:
     assert numbers(log) == ["v1.0.0", "v1.1.0", "v1.1.1", "v1.2.0", "v2.0.0", "v2.1.0"]
 
 
+def of_views(version: str, **views: str) -> PromotionDraft:
+    """A model that reads those views by those definitions, with trees of its own."""
+    model = Made(trees=int(version, 16)).model
+    gate = model.gate.model_copy(update={"version": version})
+    changes = {
+        "model_version": version,
+        "gate": gate,
+        "spec_hashes": views,
+        "feature_names": tuple(f"{view}:count" for view in views),
+    }
+    return PromotionDraft(use_case="fraud", model=model.model_copy(update=changes), **WHO)
+
+
 @pytest.mark.parametrize(
-    ("names", "number"),
+    ("second", "third", "third_number"),
     [
-        (("a:x", "a:y"), "v1.1.0"),
-        (("a:y", "a:x"), "v1.1.0"),
-        (("a:x",), "v2.0.0"),
-        (("a:x", "a:z"), "v2.0.0"),
+        ({"a": "1"}, {"a": "1", "b": "1"}, "v1.2.0"),
+        ({"a": "1"}, {"b": "1"}, "v1.2.0"),
+        ({"a": "1"}, {"b": "2"}, "v2.0.0"),
+        ({"a": "1", "c": "1"}, {"a": "1", "c": "2"}, "v2.0.0"),
     ],
-    ids=["same", "reordered", "fewer", "others"],
+    ids=["more views", "others", "as v1.0.0 did, defined otherwise", "defined otherwise"],
 )
-def test_other_feature_names_are_a_new_major_release(names: tuple[str, ...], number: str) -> None:
-    first = Made().model.model_copy(update={"feature_names": ("a:x", "a:y")})
-    second = Made(trees=1).model.model_copy(update={"feature_names": names})
+def test_only_another_definition_of_what_was_read_is_a_new_major_release(
+    second: dict[str, str], third: dict[str, str], third_number: str
+) -> None:
     log: list[PromotionRecord] = []
-    for model in (first, second):
-        draft = PromotionDraft(use_case="fraud", model=model, **WHO)
+    for version, views in (("a1", {"a": "1", "b": "1"}), ("a2", second), ("a3", third)):
+        draft = of_views(version, **views)
         log.append(next_record(draft, previous=log[-1] if log else None, promoted_at=NOW))
-    assert numbers(log)[-1] == number
+    assert numbers(log) == ["v1.0.0", "v1.1.0", third_number]
 
 
 def test_a_model_keeps_its_number_through_rollbacks_and_promotions() -> None:
@@ -164,6 +178,8 @@ def test_numbers_are_one_a_champion_ascending_and_for_good(
     by_number = {str(release): version for version, release in found.items()}
     assert {number: named_version("fraud", log, number) for number in by_number} == by_number
     assert {named_version("fraud", log, version) for version in found} == set(found)
+    definitions = {found[r.model_version].major: r.model.spec_hashes for r in log}
+    assert all(definitions[found[r.model_version].major] == r.model.spec_hashes for r in log)
 
 
 @pytest.mark.parametrize("name", ["v9.0.0", "1.0.0", "v1.0", "v1.0.0 ", "v01.0.0"])

@@ -25,7 +25,7 @@ from ibook_assets.stores.feature_days import feature_table
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.promotions import PromotionLog
-from ibook_assets.stores.registry import CHALLENGER, CHAMPION, ModelRegistry
+from ibook_assets.stores.registry import CHALLENGER, CHAMPION, RELEASE, ModelRegistry
 from ibook_assets.stores.rollouts import Rollouts
 from ibook_assets.stores.training_data import newest_snapshot
 from ibook_assets.training.candidates import find_candidate
@@ -194,9 +194,13 @@ def test_a_second_model_is_compared_with_the_champion_and_can_be_rolled_back(
     assert (rolled_back.actor, rolled_back.reason) == ("ana", "too many reviews")
     assert rolled_back.model == first.model
     (told,) = json.loads(answer.stdout)
-    assert set(told.pop("cards")) == {first.model.model_version}
+    served = first.model.model_version
+    assert set(told.pop("cards")) == set(told.pop("artefacts")) == {served}
+    assert told.pop("releases") == {served: "v1.0.0"}
     assert told == rolled_back.model_dump(mode="json")
     assert registry.version_of("fraud", CHAMPION) == "1"
+    releases = {version: held.tags[RELEASE] for version, held in registry.held("fraud").items()}
+    assert releases == {served: "v1.0.0", second.model.model_version: "v1.1.0"}
 
 
 @pytest.mark.usefixtures("lenient")
