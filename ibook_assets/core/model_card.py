@@ -175,6 +175,8 @@ class ModelCard(_Frozen):
     schema_version: Literal[1] = 1
     use_case: Name
     version: Name
+    release: str | None = None
+    """Release number; None while it has not been the champion."""
     description: str
     intended_use: str
     threshold: FiniteFloat

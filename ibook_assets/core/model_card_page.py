@@ -23,6 +23,7 @@ def _markdown(card: ModelCard) -> Iterator[str]:
     newest = card.entries[-1]
     yield f"# Model card: {card.use_case} {card.version}\n"
     yield f"{card.description}\n"
+    yield f"Release: {card.release or 'none, it has not been the champion'}.\n"
     yield f"Entry {newest.sequence} of the promotion log: {newest.what}, {_moment(newest.at)}.\n"
     yield f"## Intended use\n\n{card.intended_use or NOT_MEASURED}\n"
     yield from _training(card)

@@ -32,6 +32,7 @@ from ibook_assets.core.model_card import (
 )
 from ibook_assets.core.model_card_page import card_page
 from ibook_assets.core.promotion import GateRecord, PromotedModel, PromotionRecord
+from ibook_assets.core.releases import releases
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import UseCase
 from ibook_assets.models.bundle import BUNDLE_FILE, BundleInfo
@@ -70,7 +71,7 @@ def read_card(blobs: Blobs, use_case: UseCase, version: str | None = None) -> Mo
     """
     log = PromotionLog(blobs)
     chosen = version or log.require_current(use_case.name).model_version
-    model, entered = _promoted(log, use_case, chosen)
+    model, entered, release = _promoted(log, use_case, chosen)
     key = card_key(use_case.name, model.model_version, suffix="json")
     try:
         card = ModelCard.model_validate_json(blobs.get(key))
@@ -79,13 +80,14 @@ def read_card(blobs: Blobs, use_case: UseCase, version: str | None = None) -> Mo
     except ValidationError as error:
         msg = f"{blobs.location(key)} is no model card of this release ({error}); remove it"
         raise ContractError(msg) from error
-    is_newest = card.provenance.record_sha256 == entered[-1].sha256
+    newest = (entered[-1].sha256, release)
+    is_newest = (card.provenance.record_sha256, card.release) == newest
     return card if is_newest else write_card(blobs, use_case, chosen)
 
 
 def collect_card(blobs: Blobs, use_case: UseCase, version: str) -> ModelCard:
     """The card of a promoted version: the same stored facts give the same card."""
-    model, entered = _promoted(PromotionLog(blobs), use_case, version)
+    model, entered, release = _promoted(PromotionLog(blobs), use_case, version)
     info = BundleInfo.model_validate_json(load_artefact(blobs, model.artefact)[BUNDLE_FILE])
     key = verdict_key(use_case.name, version)
     stored, verdict = _verdict(blobs, key, version)
@@ -93,6 +95,7 @@ def collect_card(blobs: Blobs, use_case: UseCase, version: str) -> ModelCard:
     return ModelCard(
         use_case=use_case.name,
         version=version,
+        release=release,
         description=use_case.description,
         intended_use=use_case.intended_use,
         threshold=model.threshold,
@@ -127,8 +130,8 @@ def collect_card(blobs: Blobs, use_case: UseCase, version: str) -> ModelCard:
 
 def _promoted(
     log: PromotionLog, use_case: UseCase, version: str
-) -> tuple[PromotedModel, list[PromotionRecord]]:
-    """The model of that version and the entries that gave it a place, oldest first."""
+) -> tuple[PromotedModel, list[PromotionRecord], str | None]:
+    """The model of that version, the entries that gave it a place (oldest first), its release."""
     history = log.history(use_case.name)
     if not history:
         raise NoPromotedModelError(use_case.name)
@@ -137,7 +140,9 @@ def _promoted(
         known = sorted({m.model_version for record in history for m in record.models})
         msg = f"no {use_case.name} model {version!r} was ever promoted; the log has {known}"
         raise ContractError(msg)
-    return next(m for m in entered[-1].models if m.model_version == version), entered
+    model = next(m for m in entered[-1].models if m.model_version == version)
+    release = releases(history).get(version)
+    return model, entered, None if release is None else str(release)
 
 
 def _gives_place(record: PromotionRecord, version: str) -> bool:

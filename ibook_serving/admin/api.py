@@ -7,19 +7,30 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from ibook_assets.core.ids import NAME_PATTERN
+from ibook_assets.core.releases import RELEASE_PATTERN
 from ibook_serving.admin.switching import SwitchTarget
-from ibook_serving.api import NAME, TEXT_END, Refusal
+from ibook_serving.api import TEXT_END, Refusal
 
 _Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 _VISIBLE: Final = r"[^\s\x00-\x1f\x7f-\x9f]"
 _TEXT: Final = rf"^{_VISIBLE}([^\x00-\x1f\x7f-\x9f]*{_VISIBLE})?{TEXT_END}"
 """One line, not blank: reasons are shown on terminals, where control characters do things."""
+_EITHER: Final = "|".join(
+    pattern.removeprefix("^").removesuffix("$") for pattern in (NAME_PATTERN, RELEASE_PATTERN)
+)
+_VERSION: Final = f"^({_EITHER}){TEXT_END}"
 
 
 class SwitchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which version is to answer whom."""
 
-    version: Annotated[str, Meta(pattern=NAME, description="A version of `GET /admin/models`")]
+    version: Annotated[
+        str,
+        Meta(
+            pattern=_VERSION, description="A version of `GET /admin/models`, or its release number"
+        ),
+    ]
     target: Annotated[
         SwitchTarget,
         Meta(
@@ -67,6 +78,10 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     """One model of the promotion record."""
 
     version: str
+    release: Annotated[
+        str | None,
+        Meta(description="Release number, `v1.2.0`; null while it has not been the champion"),
+    ]
     state: Annotated[
         str,
         Meta(
@@ -137,6 +152,7 @@ MODELS: Final = ModelsResponse(
     models=(
         ModelState(
             version=_CHAMPION,
+            release="v1.2.0",
             state="champion",
             variant="champion",
             share=0.95,
@@ -154,6 +170,7 @@ MODELS: Final = ModelsResponse(
         ),
         ModelState(
             version=_CANARY,
+            release=None,
             state="canary",
             variant="canary",
             share=0.05,

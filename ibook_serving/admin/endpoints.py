@@ -18,6 +18,7 @@ from ibook_assets.core.errors import (
     StoreUnavailableError,
 )
 from ibook_assets.core.promotion import GateRuleRecord
+from ibook_assets.core.releases import Release
 from ibook_assets.core.rollout import KnownModel
 from ibook_assets.core.settings import Settings
 from ibook_serving import examples
@@ -30,7 +31,7 @@ from ibook_serving.admin.api import (
     SwitchRequest,
     SwitchResponse,
 )
-from ibook_serving.admin.switching import Switch, Switched, Switcher
+from ibook_serving.admin.switching import Known, Switch, Switched, Switcher
 from ibook_serving.api import ReloadRequest, ReloadResponse
 from ibook_serving.http.access import ADMIN_PROBLEMS, ADMIN_SECURITY, require_admin_key
 from ibook_serving.http.decode import RELOAD, decode_body
@@ -102,7 +103,8 @@ class AdminEndpoints:
                 answers={200: Answer("What serves now", SwitchResponse, admin_api.SWITCHED)},
                 problems={
                     **ADMIN_PROBLEMS,
-                    404: "Unknown version: the log has no such version; names those it has",
+                    404: "Unknown version: the log has no such version or release; names those it "
+                    "has",
                     409: "Conflict: somebody else changed the record first or has the place, or "
                     "the model was refused",
                     503: "No model, or store away: nothing is promoted, or the log did not answer",
@@ -133,10 +135,10 @@ class AdminEndpoints:
         """GET /admin/models."""
         require_admin_key(request, self._settings)
         try:
-            sequence, known = await asyncio.to_thread(self._switcher.known)
+            known = await asyncio.to_thread(self._switcher.known)
         except IbookError as error:
             raise self._problem(error) from error
-        return json_response(self._models(sequence, known))
+        return json_response(self._models(known))
 
     async def switch(self, request: Request) -> Response:
         """POST /admin/switch-model."""
@@ -191,12 +193,14 @@ class AdminEndpoints:
             case _:
                 raise error
 
-    def _models(self, sequence: int | None, known: list[KnownModel]) -> ModelsResponse:
+    def _models(self, known: Known) -> ModelsResponse:
         deployment, refusal = self._deployments.loaded, self._deployments.refusal
         return ModelsResponse(
             use_case=self._service.use_case,
-            record_sequence=sequence,
-            models=tuple(_state(model) for model in known),
+            record_sequence=known.sequence,
+            models=tuple(
+                _state(m, known.releases.get(m.model.model_version)) for m in known.models
+            ),
             process=os.getpid(),
             served_sequence=deployment.sequence if deployment else None,
             experiment=deployment.experiment if deployment else None,
@@ -213,10 +217,11 @@ class AdminEndpoints:
         )
 
 
-def _state(known: KnownModel) -> ModelState:
+def _state(known: KnownModel, release: Release | None) -> ModelState:
     gate = known.model.gate
     return ModelState(
         version=known.model.model_version,
+        release=None if release is None else str(release),
         state=known.state,
         variant=known.variant,
         share=known.share,

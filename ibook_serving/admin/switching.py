@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ibook_assets.core.errors import ConflictError, NoPromotedModelError, NotFoundError
 from ibook_assets.core.promotion import PromotedModel, PromotionDraft, PromotionRecord, Stage
+from ibook_assets.core.releases import Release, named_version, releases
 from ibook_assets.core.rollout import Entrant, KnownModel, entering, known_models, withdrawing
 from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.promotions import PromotionLog
@@ -24,11 +26,24 @@ class Switch:
     """A version to switch to."""
 
     version: str
+    """The version, or its release number."""
     target: SwitchTarget
     share: float | None
     """Share of users for a treatment; None keeps the one it has, or takes the default."""
     actor: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the log knows."""
+
+    sequence: int | None
+    """Its newest entry; None when it has none."""
+    models: list[KnownModel]
+    """Every model, with what became of it."""
+    releases: Mapping[str, Release]
+    """Release by version, of those that are or were the champion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +66,10 @@ class Switcher:
         self._models = models
         self._use_case = models.use_case
 
-    def known(self) -> tuple[int | None, list[KnownModel]]:
-        """The newest entry's sequence, and every model of the log with what became of it."""
+    def known(self) -> Known:
+        """Every model of the log."""
         log = self._log.history(self._use_case)
-        return (log[-1].sequence if log else None, known_models(log))
+        return Known(log[-1].sequence if log else None, known_models(log), releases(log))
 
     def switch(self, wanted: Switch) -> Switched:
         """Make `wanted` hold; nothing is written when it does already.
@@ -64,13 +79,14 @@ class Switcher:
 
         Raises:
             NoPromotedModelError: nothing was ever promoted.
-            NotFoundError: the log does not know the version; names those it knows.
+            NotFoundError: the log does not know the version or release; names those it knows.
             ConflictError: somebody else was first, or has the place.
             ContractError: the model cannot have the place, or cannot be loaded.
         """
         log = self._log.history(self._use_case)
         if not log:
             raise NoPromotedModelError(self._use_case)
+        wanted = replace(wanted, version=named_version(self._use_case, log, wanted.version))
         known = {known.model.model_version: known.model for known in known_models(log)}
         model = known.get(wanted.version)
         if model is None:

@@ -76,6 +76,10 @@ def states(server: RunningServer) -> list[tuple[str, str, float | None]]:
     return [(m["version"], m["state"], m["share"]) for m in models(server)["models"]]
 
 
+def numbered(server: RunningServer) -> dict[str, str | None]:
+    return {m["version"]: m["release"] for m in models(server)["models"]}
+
+
 def test_models_shows_the_record_and_what_this_process_made_of_it(
     server: RunningServer, third: ModelBundle
 ) -> None:
@@ -139,6 +143,19 @@ def test_switching_everybody_promotes_rolls_back_or_withdraws(
     assert states(server)[0] == ("fraud-v1", "champion", 1.0)
     actions = [r.action for r in promotions(settings).history(FRAUD.name)]
     assert actions[3:] == ["promote", "rollback", "challenge", "challenge"]
+
+
+def test_a_release_number_names_its_model(server: RunningServer, third: ModelBundle) -> None:
+    challenge(server.settings, third, CANARY)
+    assert numbered(server) == {"fraud-v1": "v1.0.0", "fraud-v2": "v1.1.0", "fraud-v3": None}
+    said = switched(server, "v1.0.0", "all")
+    assert (said["entry"], said["model_version"]) == ("rollback of fraud-v1", "fraud-v1")
+    assert switched(server, "v1.0.0", "all")["changed"] is False
+    unknown = refused(switch(server, "v1.2.0", "all"), 404)
+    assert "releases are: v1.0.0 (fraud-v1), v1.1.0 (fraud-v2)" in unknown
+    for malformed in ("v1.0", "1.0.0", "v1.0.0\n", "v0.1.0", "v1.00.0"):
+        assert switch(server, malformed, "all").status_code == 422, malformed
+    assert numbered(server)["fraud-v2"] == "v1.1.0", "kept by a model that serves no more"
 
 
 def test_switching_a_share_starts_a_canary_or_joins_the_experiment(

@@ -23,7 +23,7 @@ from ibook_assets.core.maturity import split_by_time
 from ibook_assets.core.model_card import ModelCard, card_key, found_limits
 from ibook_assets.core.model_card_page import card_page
 from ibook_assets.core.promotion import GateRecord, PromotedModel, PromotionDraft
-from ibook_assets.core.rollout import entering, entrant
+from ibook_assets.core.rollout import Entrant, entering, entrant
 from ibook_assets.core.times import from_us
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
@@ -319,16 +319,52 @@ def test_the_command_shows_the_champions_card_or_a_versions(shop: Shop) -> None:
     assert shop.blobs.exists(card_key("fraud", first, suffix="md"))
 
 
+def test_a_card_tells_the_release_and_is_named_by_it(shop: Shop) -> None:
+    first = shop.promote(shop.first)
+    log = shop.log
+    (record,) = log.history("fraud")
+    shadow = shop.second.promoted(shop.blobs)
+    draft = entering(record, shadow, Entrant("shadow"), actor="ana", reason="look")
+    log.challenge(draft, expected_parent=record.sha256)
+    assert collect_card(shop.blobs, FRAUD, first).release == "v1.0.0"
+    challenger = write_card(shop.blobs, FRAUD, shop.second.bundle.version)
+    assert challenger.release is None
+    assert b"\nRelease: none, it has not been the champion.\n" in card_page(challenger)
+    second = shop.promote(shop.second)
+    assert read_card(shop.blobs, FRAUD, second).release == "v1.1.0"
+    shown = ibook(shop, "fraud", "v1.0.0").stdout
+    assert shown.startswith(f"# Model card: fraud {first}\n")
+    assert "\nRelease: v1.0.0.\n" in shown
+    refused = ibook(shop, "fraud", "v3.0.0")
+    assert refused.exit_code == 1
+    assert f"releases are: v1.0.0 ({first}), v1.1.0 ({second})" in " ".join(refused.stderr.split())
+
+
+def test_a_card_of_an_earlier_release_of_the_platform_gets_its_number(shop: Shop) -> None:
+    version = shop.promote(shop.first)
+    key = card_key("fraud", version, suffix="json")
+    document = json.loads(write_card(shop.blobs, FRAUD, version).as_json())
+    del document["release"]
+    shop.blobs.put(key, json.dumps(document).encode())
+    assert read_card(shop.blobs, FRAUD).release == "v1.0.0"
+    assert json.loads(shop.blobs.get(key))["release"] == "v1.0.0"
+
+
 def test_the_history_says_where_cards_are(shop: Shop) -> None:
-    _, second = shop.promote(shop.first), shop.promote(shop.second)
+    first, second = shop.promote(shop.first), shop.promote(shop.second)
     write_card(shop.blobs, FRAUD, second)
     env = {"IBOOK_LAKE_URI": str(shop.lake)}
     told = json.loads(CliRunner().invoke(app, ["history", "fraud", "--json"], env=env).stdout)
     place = shop.blobs.location(card_key("fraud", second, suffix="md"))
     assert [entry["cards"] for entry in told] == [{}, {second: place}]
     assert Path(place).read_text().startswith(f"# Model card: fraud {second}\n")
+    assert [entry["releases"] for entry in told] == [{first: "v1.0.0"}, {second: "v1.1.0"}]
+    for entry, version in zip(told, (first, second), strict=True):
+        assert list(entry["artefacts"]) == [version]
+        assert Path(entry["artefacts"][version], "model.ubj").is_file()
     shown = CliRunner().invoke(app, ["history", "fraud"], env=env).stdout
     assert "ibook card fraud VERSION" in shown
+    assert "v1.1.0" in shown
 
 
 def test_a_version_without_a_promotion_has_no_card(shop: Shop) -> None:
