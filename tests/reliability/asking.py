@@ -13,8 +13,11 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-HANG_SECONDS: Final = 30.0
+HANG_SECONDS: Final = 120.0
 """A request without an answer for so long hangs, which counts as failed."""
+IDLE_SECONDS: Final = 0.5
+"""A connection that was silent for longer is not asked again: as any kept one it may end just then.
+Servers that stop let theirs be silent for a second."""
 
 
 class Predicted(NamedTuple):
@@ -67,17 +70,18 @@ class Client(threading.Thread):
         """Ask until told to stop."""
         rng = np.random.default_rng(self.seed)
         connection = HTTPConnection("127.0.0.1", self.port, timeout=HANG_SECONDS)
-        due = time.monotonic()
+        due = spoke = time.monotonic()
         while not self.stop.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic() - 1.0) + self.every
             orders, body = self.bodies[int(rng.integers(len(self.bodies)))]
-            if _left(connection):
+            if _left(connection) or time.monotonic() - spoke > IDLE_SECONDS:
                 connection.close()
             sent = time.monotonic()
             try:
                 connection.request("POST", "/predict?explain=false", body)
                 answer = connection.getresponse()
                 content = answer.read()
+                spoke = time.monotonic()
             except (OSError, HTTPException) as error:
                 self.failures.append(Failed(sent, time.monotonic(), repr(error)))
                 connection.close()

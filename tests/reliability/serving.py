@@ -95,9 +95,9 @@ class Site:
 
         def well() -> bool:
             try:
-                return len(server.asked_anew("process", times=4)) >= 1 and all(
+                return len(server.asked_anew("process")) >= 1 and all(
                     str(name).startswith("live-")
-                    for name in server.asked_anew("online_snapshot", times=8)
+                    for name in server.asked_anew("online_snapshot")
                 )
             except (OSError, httpx.HTTPError):
                 return False
@@ -184,7 +184,7 @@ def _mend(fault: Fault, site: Site) -> None:
 
 
 def _api_process(server: RunningServer) -> int:
-    (pid, *_) = server.asked_anew("process", times=1)
+    (pid, *_) = server.asked_anew("process")
     return int(pid)
 
 

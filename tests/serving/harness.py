@@ -39,6 +39,8 @@ ADMIN_KEY: Final = "correct-horse-battery-staple"
 ORDER: Final = {"user_id": 1042, "event_id": 17, "amount": 120.5}
 WHO: Final = {"actor": "test", "reason": "serving tests"}
 START_SECONDS: Final = 60.0
+MOST_ASKED: Final = 200
+"""Connections after which a process that took none of them is taken to be starting."""
 ROOT: Final = Path(__file__).parents[2]
 HAND_OVER: Final = """
 import os, sys
@@ -178,18 +180,24 @@ class RunningServer:
         """GET /readyz of one of the processes."""
         return dict(self.client.get("/readyz").json())
 
-    def asked_anew(self, field: str, *, times: int = 16) -> set[Any]:
-        """What `/readyz` says in `field` on as many new connections: any process may answer."""
-        found = set()
-        for _ in range(times):
+    def asked_anew(self, field: str) -> set[Any]:
+        """What `/readyz` says in `field`, each process asked anew: any may take a connection.
+
+        A process that does not answer yet is left out once the others have answered often.
+        """
+        said: dict[int, Any] = {}
+        for _ in range(MOST_ASKED):
             connection = HTTPConnection("127.0.0.1", self.client.base_url.port, timeout=20)
             with closing(connection):
                 connection.request("GET", "/readyz")
-                found.add(json.loads(connection.getresponse().read())[field])
-        return found
+                answer = json.loads(connection.getresponse().read())
+            said[answer["process"]] = answer[field]
+            if said.keys() >= {*self.api_processes()}:
+                break
+        return set(said.values())
 
     def versions(self) -> set[str | None]:
-        """Model versions that new connections are answered with."""
+        """Model versions that its processes answer with."""
         return self.asked_anew("model_version")
 
     def predict(self, *orders: Mapping[str, object], **query: str) -> list[dict[str, Any]]:

@@ -85,7 +85,6 @@ def test_from_no_model_to_promoted_to_replaced_to_tampered_without_a_restart(
             eventually(lambda: "fraud-v1" in report.versions, what="load on the first model")
             promote(settings, next_bundle)
             eventually(lambda: server.versions() == {"fraud-v2"}, what="serving the second model")
-            # One process may follow later than the one that was asked.
             eventually(
                 lambda: set(report.versions[-20:]) == {"fraud-v2"}, what="load on the second model"
             )
@@ -117,7 +116,7 @@ def test_from_no_model_to_promoted_to_replaced_to_tampered_without_a_restart(
 
         promote(settings, small_bundle("fraud-v4", seed=4))
         eventually(lambda: server.versions() == {"fraud-v4"}, what="serving the fourth model")
-        # Each process follows by itself, and one may still be about to.
+        # Only one of them is asked, and the other may still be about to.
         eventually(lambda: _refusals(server) == {"online_store"}, what="forgetting the third")
         assert server.api_processes() == started_with, "nothing was restarted"
 
