@@ -12,17 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ibook_assets.core.arrow import integers
-from ibook_assets.core.fact_rules import (
-    ORDER_COLUMNS,
-    build_outcomes,
-    build_refunds,
-    build_transactions,
-    build_views,
-)
 from ibook_assets.core.features.catalog import view
 from ibook_assets.core.features.engine import compute_view
 from ibook_assets.core.times import DAY_US, day_start_us
 from ibook_sim.drift import Drift, DriftedWorld
+from ibook_sim.offline import scoring
 from ibook_sim.world import DayTables, WorldConfig
 
 Floats = npt.NDArray[np.float64]
@@ -35,39 +29,15 @@ FIRST_SEED: Final = 31_000
 """Seeds from here on are of worlds that nothing else has looked at: thresholds were tuned on worlds
 20,000 to 20,216, and before on 7 and 100 to 123; tests use seeds below 1,000."""
 
-_NOTHING_EARLIER: Final = pa.chunked_array([], pa.int64())
-
 
 def facts_of(
     raw: Sequence[DayTables], events: pa.Table, *, before: Mapping[str, pa.Table] | None = None
 ) -> dict[str, pa.Table]:
-    """Fact tables of simulated days, all at once: the rows that day after day would give.
-
-    Args:
-        raw: consecutive days of a world, whose ids never repeat. From the world's first day on,
-            or following `before`: a refund is its buyer's only if the order is known.
-        events: the catalogue by the last of them.
-        before: facts of the days before them; they come first in what is returned.
-    """
+    """`scoring.facts_of` of consecutive simulated days, whose ids never repeat."""
     days = {
         name: pa.concat_tables(getattr(day, name) for day in raw) for name in DayTables.__slots__
     }
-    orders = build_transactions(
-        days["transactions"], earlier_ids=_NOTHING_EARLIER, events=events
-    ).table
-    known = orders if before is None else pa.concat_tables([before["transactions"], orders])
-    entities = known.select(list(ORDER_COLUMNS))
-    facts = {
-        "transactions": orders,
-        "views": build_views(days["views"]).table,
-        "refunds": build_refunds(
-            days["refunds"], earlier_ids=_NOTHING_EARLIER, orders=entities
-        ).table,
-        "outcomes": build_outcomes(days["outcomes"], orders=entities).table,
-    }
-    if before is None:
-        return facts
-    return {name: pa.concat_tables([before[name], table]) for name, table in facts.items()}
+    return scoring.facts_of(days, events, before=before)
 
 
 def feature_matrix(names: Sequence[str], facts: Mapping[str, pa.Table], asked: pa.Table) -> Matrix:

@@ -89,7 +89,7 @@ class ModelScorer:
         known = integers(orders["known_ts"], null=0)
         first, last = day_of(int(known[0])), day_of(int(known[-1]))
         events = world.catalogue(last).events
-        facts = _facts(_raw(world, first, last, views, chaos), events)
+        facts = facts_of(_raw(world, first, last, views, chaos), events)
         queries = build_transactions(orders, earlier_ids=_NO_IDS, events=events).table
         tables = {item.name: compute_view(item, facts, queries) for item in views}
         x = np.empty((queries.num_rows, len(names)), np.float32)
@@ -133,6 +133,32 @@ def model_in(folder: Path) -> ModelScorer:
     return ModelScorer(bundle, f"{FRAUD.name} model {bundle.version} (not promoted)")
 
 
+def facts_of(
+    raw: Mapping[str, pa.Table], events: pa.Table, *, before: Mapping[str, pa.Table] | None = None
+) -> dict[str, pa.Table]:
+    """Fact tables of consecutive days, all at once: the rows that day after day would give.
+
+    Args:
+        raw: accepted rows by table, from the world's first day on, or following `before`: a refund
+            is its buyer's only if the order is known. An id that returns does so within a second,
+            and an outcome comes within the look-back for its order.
+        events: the catalogue by the last of those days.
+        before: facts of the days before them; they come first in what is returned.
+    """
+    orders = build_transactions(raw["transactions"], earlier_ids=_NO_IDS, events=events).table
+    known = orders if before is None else pa.concat_tables([before["transactions"], orders])
+    entities = known.select(list(ORDER_COLUMNS))
+    facts = {
+        "transactions": orders,
+        "views": build_views(raw["views"]).table,
+        "refunds": build_refunds(raw["refunds"], earlier_ids=_NO_IDS, orders=entities).table,
+        "outcomes": build_outcomes(raw["outcomes"], orders=entities).table,
+    }
+    if before is None:
+        return facts
+    return {name: pa.concat_tables([before[name], table]) for name, table in facts.items()}
+
+
 def _raw(
     world: World, first: date, last: date, views: Sequence[FeatureView], chaos: Chaos
 ) -> dict[str, pa.Table]:
@@ -163,18 +189,3 @@ def _accepted(rows: pa.Table, spec: TableSpec, chaos: Chaos, seed: int) -> pa.Ta
         return rows
     arrived = deliver(rows, spec, chaos, seed=seed).rows
     return validate(arrived, spec, source="simulated run", one_delivery=False).accepted
-
-
-def _facts(raw: Mapping[str, pa.Table], events: pa.Table) -> dict[str, pa.Table]:
-    """Fact tables of all days at once: the same rows that day after day gives.
-
-    An id that returns does so within a second, and an outcome within the look-back for its order.
-    """
-    orders = build_transactions(raw["transactions"], earlier_ids=_NO_IDS, events=events).table
-    entities = orders.select(list(ORDER_COLUMNS))
-    return {
-        "transactions": orders,
-        "views": build_views(raw["views"]).table,
-        "refunds": build_refunds(raw["refunds"], earlier_ids=_NO_IDS, orders=entities).table,
-        "outcomes": build_outcomes(raw["outcomes"], orders=entities).table,
-    }
