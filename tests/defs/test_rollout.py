@@ -1,9 +1,11 @@
 """Rollouts through Dagster, with a real server under load: to the champion's place, and back."""
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from ibook_assets.models.calibration import BetaCalibration
 from ibook_assets.stores.blobs import Data, open_blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
+from ibook_assets.stores.registry import CHAMPION, RELEASE, HeldVersion, ModelRegistry
+from ibook_assets.stores.rollout_export import ENTRY, STATE
 from ibook_assets.stores.rollouts import Rollouts
 from ibook_assets.stores.traces import TraceStore, open_traces
 from ibook_assets.training.rollout import Watcher
@@ -39,17 +43,32 @@ from tests.serving.harness import (
 )
 from tests.serving.history import publish_history
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*``noload`` loader strategy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*``noload`` loader strategy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
 
 WHO: dict[str, Any] = {"actor": "ana@ibook.test", "reason": "as agreed"}
 LOADERS = 3
+EVIDENCE = {"since_us": 0, "until_us": 1_000_000, "log_bound": 4.6, "log_e": 0.2, "findings": []}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database that knows nothing; to make its tables takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    ModelRegistry(f"sqlite:///{path}", "template").prepare()
+    return path
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, database: Path) -> Settings:
     """A platform whose rollouts take seconds."""
+    home = tmp_path / "home"
+    home.joinpath("mlflow").mkdir(parents=True)
+    shutil.copy(database, home / "mlflow")
     return Settings(
-        home=tmp_path / "home",
+        home=home,
         port=free_port(),
         rollout_shadow_hours=1 / 3_600,
         rollout_watch_hours=1 / 3_600,
@@ -161,6 +180,35 @@ def platform(settings: Settings, instance: dg.DagsterInstance) -> Platform:
     return Platform(settings, instance, open_traces(settings))
 
 
+def in_mlflow(settings: Settings, version: str) -> HeldVersion:
+    return ModelRegistry(settings.tracking_uri, "fraud").held("fraud")[version]
+
+
+def register(settings: Settings, bundle: ModelBundle) -> None:
+    """Leave in MLflow what training leaves there."""
+    registry = ModelRegistry(settings.tracking_uri, "fraud")
+    registry.prepare()
+    with registry.run("fraud/model") as run:
+        libraries = {"xgboost": metadata.version("xgboost")}
+        info = bundle.info.model_copy(update={"libraries": libraries})
+        run.register(ModelBundle(info, bundle.files()["model.ubj"]), model_name="fraud")
+
+
+def steps_in_mlflow(settings: Settings, version: str) -> dict[str, list[int]]:
+    """Steps of each rollout metric, and the artefacts, of that version's run."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(settings.tracking_uri)
+    run = client.get_run(in_mlflow(settings, version).run_id)
+    found = {
+        name: [point.step for point in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+        if name.startswith("rollout.")
+    }
+    artefacts = [item.path for item in client.list_artifacts(run.info.run_id, "rollout")]
+    return {**found, **{path: [] for path in artefacts}}
+
+
 def served_by(server: RunningServer, version: str) -> None:
     eventually(lambda: server.versions() == {version}, what=f"{version} serves")
 
@@ -169,6 +217,7 @@ def test_a_good_model_becomes_champion_and_a_bad_one_is_taken_back_under_load(
     settings: Settings, platform: Platform
 ) -> None:
     good, bad = like_the_champion("fraud-v2"), like_the_champion("fraud-v3", shifted=6.0)
+    register(settings, good)
     with running(settings, port=settings.port) as server, Load(server.url) as load:
         challenge(settings, good, Entrant("shadow", 1.0))
         platform.start("fraud-v2")
@@ -184,6 +233,14 @@ def test_a_good_model_becomes_champion_and_a_bad_one_is_taken_back_under_load(
                 assert "data:image/png" in look["plot"].value
                 assert Path(look["evidence"].value).read_text().startswith("{")
         assert load.answered["canary", "fraud-v2"] >= 100
+        steps = steps_in_mlflow(settings, "fraud-v2")
+        # The entries of the log before are the candidate's, the gate's and the shadow's.
+        assert {"rollout/4-canary.json", "rollout/5-champion.json"} <= set(steps)
+        for metric in ("flags", "scores", "silence"):
+            assert steps[f"rollout.shadow.{metric}.challenger_rate"] == [4]
+        for metric in ("errors", "latency", "flags", "scores"):
+            assert steps[f"rollout.canary.{metric}.champion_rate"] == [5]
+        assert in_mlflow(settings, "fraud-v2").tags[STATE] == "champion"
 
         # Forced into a canary, it is taken back.
         challenge(settings, bad, Entrant("canary", 0.4))
@@ -315,16 +372,62 @@ def test_a_rollout_is_looked_at_by_one_run_after_the_other(
 def test_what_a_killed_look_left_undone_is_made_good(
     settings: Settings, sensor: Sensor, platform: Platform
 ) -> None:
+    register(settings, like_the_champion("fraud-v2"))
     challenge(settings, like_the_champion("fraud-v2"), Entrant("canary", 0.4))
     platform.start("fraud-v2", shadow_seconds=0)
     platform.looks_until("canary")
+    assert in_mlflow(settings, "fraud-v2").tags[STATE] == "canary"
     entry = platform.rollouts.newest("fraud")
     assert entry is not None
     # As far as a look comes that is killed after it has written both logs.
-    platform.rollouts.decide(entry, "champion", **WHO)
+    evidence = platform.rollouts.keep_evidence("fraud", EVIDENCE)
+    ended = platform.rollouts.decide(entry, "champion", evidence=evidence, **WHO)
     platform.rollouts.carry_out("fraud")
     assert len(sensor.tick()) == 1
-    look = platform.look()
-    assert look["card"].value.startswith("# Model card: fraud fraud-v2\n")
+    for _ in range(2):
+        look = platform.look()
+        assert look["card"].value.startswith("# Model card: fraud fraud-v2\n")
+        held = in_mlflow(settings, "fraud-v2")
+        assert (held.tags[STATE], held.tags[ENTRY]) == ("champion", str(ended.sequence))
+        assert held.tags[RELEASE] == "v1.0.1", "the first champion's trees"
+        registry = ModelRegistry(settings.tracking_uri, "fraud")
+        assert registry.version_of("fraud", CHAMPION) == held.version
+        assert steps_in_mlflow(settings, "fraud-v2") == {
+            f"rollout/{ended.sequence}-champion.json": [],
+            "rollout.canary.log10_e_value": [ended.sequence],
+            "rollout.canary.log10_bound": [ended.sequence],
+            "rollout.canary.watched_seconds": [ended.sequence],
+        }
     assert sensor.tick() == []
     assert sensor.skipped == "no rollout is on its way"
+
+
+def test_an_mlflow_that_is_away_delays_no_decision_and_is_told_by_the_next(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    platform: Platform,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(settings, like_the_champion("fraud-v2"))
+    challenge(settings, like_the_champion("fraud-v2"), Entrant("canary", 0.4))
+    platform.start("fraud-v2", shadow_seconds=0)
+    platform.look()
+    entry = platform.rollouts.newest("fraud")
+    assert entry is not None
+    evidence = platform.rollouts.keep_evidence("fraud", EVIDENCE)
+    ended = platform.rollouts.decide(entry, "rolled_back", evidence=evidence, **WHO)
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
+    look = Platform(away, instance, open_traces(away)).look()
+    assert look["state"].value == "rolled_back"
+    assert promotions(settings).require_current("fraud").challengers == ()
+    assert in_mlflow(settings, "fraud-v2").tags[STATE] == "canary", "as it was told last"
+
+    register(settings, like_the_champion("fraud-v3"))
+    challenge(settings, like_the_champion("fraud-v3"), Entrant("canary", 0.4))
+    platform.start("fraud-v3", shadow_seconds=0)
+    platform.look()
+    assert in_mlflow(settings, "fraud-v3").tags[STATE] == "canary"
+    assert in_mlflow(settings, "fraud-v2").tags[STATE] == "rolled_back"
+    assert f"rollout/{ended.sequence}-rolled_back.json" in steps_in_mlflow(settings, "fraud-v2")
