@@ -28,7 +28,8 @@ from ibook_assets.core.errors import ContractError, IntegrityError, NotFoundErro
 from ibook_assets.core.manifest import ManifestEntry
 from ibook_assets.core.tables import TableSpec
 from ibook_assets.core.times import HOUR_US
-from ibook_assets.stores.blobs import Blobs, check_key
+from ibook_assets.stores.blob_terms import check_key
+from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.parquet import decode, encode, footer_of, require_schema
 
 POINTER: Final = "_current.json"

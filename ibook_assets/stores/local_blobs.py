@@ -24,7 +24,7 @@ from ibook_assets.core.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
-from ibook_assets.stores.blobs import BlobStat, Data, check_key, check_prefix
+from ibook_assets.stores.blob_terms import BlobStat, Data, check_key, check_prefix
 
 _STAGING: Final = ".staging"
 _OUT_OF_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

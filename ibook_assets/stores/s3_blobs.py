@@ -19,7 +19,7 @@ from ibook_assets.core.errors import (
     StoreUnavailableError,
 )
 from ibook_assets.core.times import to_us
-from ibook_assets.stores.blobs import BlobStat, Data, check_key, check_prefix
+from ibook_assets.stores.blob_terms import BlobStat, Data, check_key, check_prefix
 
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 READ_TIMEOUT_SECONDS: Final = 10.0

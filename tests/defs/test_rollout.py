@@ -22,7 +22,8 @@ from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.rollout import ROLLOUT, USE_CASE, rollout_defs, rollout_key
 from ibook_assets.models.bundle import ModelBundle
 from ibook_assets.models.calibration import BetaCalibration
-from ibook_assets.stores.blobs import Data, open_blobs
+from ibook_assets.stores.blob_terms import Data
+from ibook_assets.stores.blobs import open_blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.registry import CHAMPION, RELEASE, HeldVersion, ModelRegistry

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow.fs
 
-from ibook_assets.stores.blobs import Blobs, BlobStat, Data
+from ibook_assets.stores.blob_terms import BlobStat, Data
+from ibook_assets.stores.blobs import Blobs
 
 
 class Watched:

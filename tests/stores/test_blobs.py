@@ -22,7 +22,8 @@ from ibook_assets.core.errors import (
     StoreUnavailableError,
 )
 from ibook_assets.stores import s3_blobs
-from ibook_assets.stores.blobs import Blobs, check_key, open_blobs
+from ibook_assets.stores.blob_terms import check_key
+from ibook_assets.stores.blobs import Blobs, open_blobs
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.s3_blobs import S3Blobs
 from tests.s3_server import KEYS_PER_PAGE, new_bucket

@@ -25,7 +25,8 @@ from ibook_assets.core.messages import PREDICTION_LOG
 from ibook_assets.core.tables import OUTCOMES, PREDICTIONS
 from ibook_assets.core.times import DAY_US, SECOND_US, day_of
 from ibook_assets.stores import rollout_checkpoints
-from ibook_assets.stores.blobs import Blobs, Data
+from ibook_assets.stores.blob_terms import Data
+from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.log_files import LogFiles

@@ -18,7 +18,7 @@ from ibook_assets.core.rollout import Entrant, entering, withdrawing
 from ibook_assets.core.rollout_log import RolloutEntry, RolloutState
 from ibook_assets.core.rollout_plan import RolloutPlan, plan_of
 from ibook_assets.core.settings import Settings
-from ibook_assets.stores.blobs import Data
+from ibook_assets.stores.blob_terms import Data
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.promotions import PromotionLog
 from ibook_assets.stores.rollouts import Rollouts, active_rollout

@@ -17,7 +17,8 @@ from kafka import KafkaAdminClient, TopicPartition
 from ibook_assets.core.arrow import integers
 from ibook_assets.core.errors import ContractError, StoreUnavailableError
 from ibook_assets.core.messages import FEATURES_LOG, encode
-from ibook_assets.stores.blobs import Blobs, Data
+from ibook_assets.stores.blob_terms import Data
+from ibook_assets.stores.blobs import Blobs
 from ibook_assets.stores.intake import LogRecord, intake
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.log import LogAddress, open_consumer, open_producer
