@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from ibook_assets.core.arrow import Column, array, as_mask, integers, pc
+from ibook_assets.core.arrow import Column, array, as_mask, integers, nulls, pc
 
 HELD: Final = "review"
 """The decision that holds an order."""
@@ -22,7 +22,7 @@ _COLUMNS: Final[dict[str, tuple[pa.DataType, bool]]] = {
     "known_ts": (pa.int64(), False),
     "partition": (pa.int32(), False),
     "offset": (pa.int64(), False),
-    "request_id": (pa.string(), False),
+    "request_id": (pa.string(), True),
     "transaction_id": (pa.int64(), True),
     "challenged": (pa.bool_(), False),
     "score": (pa.float64(), False),
@@ -30,7 +30,8 @@ _COLUMNS: Final[dict[str, tuple[pa.DataType, bool]]] = {
 }
 FIRST_ANSWERS: Final = pa.schema([pa.field(n, *of) for n, of in _COLUMNS.items()])
 """A row is the first that a user was answered with (`served`), or a score of the challenger that
-nobody saw and that may belong to such an answer."""
+nobody saw and that may belong to such an answer: only then requests have to be told apart, and
+`request_id`, which is most of a row's size, is not null."""
 
 LOGGED: Final = (
     *("use_case", "served", "user_id", "known_ts", "request_id", "transaction_id"),
@@ -41,10 +42,21 @@ LOGGED: Final = (
 _NEVER: Final = np.iinfo(np.int64).max
 
 
-def rows_of(predictions: pa.Table, *, partition: int, offsets: Column, challenger: str) -> pa.Table:
-    """`predictions`, with the columns `LOGGED`, in the form of `FIRST_ANSWERS`."""
+def rows_of(
+    predictions: pa.Table, *, partition: int, offsets: Column, challenger: str, shadow: bool
+) -> pa.Table:
+    """`predictions` of a step, with the columns `LOGGED`, in the form of `FIRST_ANSWERS`.
+
+    Args:
+        predictions: what the log has in `partition` at `offsets`.
+        partition: of the log.
+        offsets: one for each row.
+        challenger: version of the model that is compared with the champion.
+        shadow: whether it scores unseen.
+    """
     columns: dict[str, Column] = {
         **{name: predictions[name] for name in _COLUMNS if name in LOGGED},
+        **({} if shadow else {"request_id": nulls(predictions.num_rows, pa.string())}),
         "partition": array(np.full(predictions.num_rows, partition, np.int32)),
         "offset": offsets,
         "challenged": pc.equal(predictions["model_version"], challenger),

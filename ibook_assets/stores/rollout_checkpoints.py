@@ -75,14 +75,7 @@ def first_answers(blobs: Blobs, watched: Watched) -> pa.Table:
         ContractError: a file of the log is damaged, or some are missing.
     """
     log = LogFiles(blobs)
-    kept = _kept(blobs, watched)
-    files = None if kept is None else _after(log, kept[0].read)
-    if kept is None or files is None:
-        read = _beginning(log, watched)
-        files = log.files(PREDICTION_LOG, since=read)
-        step = _Step(blobs, log, watched, read)
-    else:
-        step = _Step(blobs, log, watched, kept[0].read, kept[1])
+    step, files = _resumed(blobs, log, watched) or _begun(blobs, log, watched)
     step.follow(files)
     return step.rows
 
@@ -138,11 +131,14 @@ class _Step:
             partition=file.partition,
             offsets=chosen[OFFSET],
             challenger=watched.version,
+            shadow=watched.shadow,
         )
 
     def _fold(self) -> None:
-        self.rows = folded(pa.concat_tables([self.rows, *self._new]).combine_chunks())
-        self._new.clear()
+        rows = pa.concat_tables([self.rows, *self._new]).combine_chunks()
+        # Their copy is enough: there can be a row for each of millions of users.
+        self.rows, self._new = FIRST_ANSWERS.empty_table(), []
+        self.rows = folded(rows)
 
     def _keep(self) -> None:
         self._fold()
@@ -159,12 +155,22 @@ class _Step:
             _log.warning("%s was not kept, the next look reads more: %s", key, error)
 
 
-def _beginning(log: LogFiles, watched: Watched) -> dict[int, int]:
-    """Offset of the first file that may hold predictions of the step, by partition."""
-    found = log.ends(PREDICTION_LOG)
+def _begun(blobs: Blobs, log: LogFiles, watched: Watched) -> tuple[_Step, list[LogFile]]:
+    """The step without anything read, and the files that may hold predictions of it."""
+    read = log.ends(PREDICTION_LOG)
     for file in log.latest(PREDICTION_LOG, from_us=to_us(watched.since)):
-        found[file.partition] = min(file.start, found.get(file.partition, file.start))
-    return found
+        read[file.partition] = min(file.start, read.get(file.partition, file.start))
+    return _Step(blobs, log, watched, read), log.files(PREDICTION_LOG, since=read)
+
+
+def _resumed(blobs: Blobs, log: LogFiles, watched: Watched) -> tuple[_Step, list[LogFile]] | None:
+    """The step as an earlier look kept it, and the files since; None when it has to begin anew."""
+    kept = _kept(blobs, watched)
+    if kept is None:
+        return None
+    checkpoint, rows = kept
+    files = _after(log, checkpoint.read)
+    return None if files is None else (_Step(blobs, log, watched, checkpoint.read, rows), files)
 
 
 def _after(log: LogFiles, read: Mapping[int, int]) -> list[LogFile] | None:
