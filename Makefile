@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.8
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
+NOTEBOOKS_STAMP := $(VENV)/.installed-notebooks
 PEERS := .venv-peers
 PEERS_STAMP := $(PEERS)/.installed
 STATE := .ibook
@@ -43,6 +44,12 @@ serve: $(STAMP) ## Scoring server on http://127.0.0.1:8000 (docs at /docs)
 .PHONY: mlflow
 mlflow: $(STAMP) ## MLflow UI on http://127.0.0.1:5000
 	@$(BIN)/ibook mlflow
+
+.PHONY: notebooks
+notebooks: $(NOTEBOOKS_STAMP) ## JupyterLab over docs/notebooks on http://127.0.0.1:8888, with the token it prints
+	@$(BIN)/jupyter lab --no-browser --ServerApp.ip=127.0.0.1 --ServerApp.port=8888 \
+	--ServerApp.port_retries=0 --ServerApp.root_dir=docs/notebooks --LabApp.extension_manager=readonly \
+	--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
 
 .PHONY: stream-start
 stream-start: $(STAMP) ## Broker (if none listens), sink, worker and probe, in the background
@@ -172,6 +179,12 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(BIN)/uv
 
 $(BENCH_STAMP): requirements/bench.txt $(STAMP)
 	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/bench.txt --python $(BIN)/python
+	@touch $@
+
+# A script with cells opens as a notebook on a double click; without this, as text.
+$(NOTEBOOKS_STAMP): requirements/notebooks.txt $(STAMP)
+	@$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/notebooks.txt --python $(BIN)/python
+	@$(BIN)/jupytext-config --settings-file $(VENV)/etc/jupyter/labconfig/default_setting_overrides.json set-default-viewer python
 	@touch $@
 
 $(PEERS_STAMP): requirements/bench-peers.txt | $(BIN)/uv

@@ -11,9 +11,10 @@ from typing import Final
 ENVIRONMENTS: Final = {
     "runtime": ("--extra", "deploy"),
     "dev": ("--all-extras", "--group", "dev"),
+    "notebooks": ("--all-extras", "--group", "dev", "--group", "notebooks"),
     "bench": ("--all-extras", "--group", "dev", "--group", "bench"),
 }
-"""Lock file → what it adds to the project's dependencies. `bench` is pinned within `dev`."""
+"""Lock file → what it adds to the project's dependencies. Each is pinned within the next."""
 
 APART: Final = ("bench-peers",)
 """Groups with an environment of their own: what they need shall not hold the project's back."""
