@@ -10,13 +10,12 @@ from ibook_assets.core.monitoring.signals import SignalName
 from ibook_assets.core.rollout_log import RolloutEntry, RolloutState
 from ibook_assets.core.rollout_plan import plan_of
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.definitions import build_defs
-from ibook_assets.defs.monitoring import drift_key, signal_key
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import TRAINING_JOB, retraining_sensors
 from ibook_assets.defs.runs import actor_of
 from ibook_assets.stores.rollouts import Rollouts
+from tests.defs.drift_records import report_drift, report_signal
 from tests.promotion_drafts import a_draft, stored_artefact
 
 
@@ -46,33 +45,21 @@ class Sensor:
         new_days: int = 2,
     ) -> None:
         """A drift record is materialised."""
-        metadata: dict[str, str | float | bool] = {
-            "day": day,
-            "state": state,
-            "drift_score": score,
-            "champion_version": champion,
-            "confirmed": confirmed,
-            "new_days": new_days,
-        }
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(asset_key=drift_key(FRAUD), partition=day, metadata=metadata)
+        report_drift(
+            self.instance,
+            day,
+            score,
+            champion=champion,
+            confirmed=confirmed,
+            state=state,
+            new_days=new_days,
         )
 
     def say(
         self, name: SignalName, day: str, *, confirmed: bool = False, state: str = "drifted"
     ) -> None:
         """A signal's record is materialised."""
-        metadata: dict[str, str | float | bool] = {
-            "day": day,
-            "state": state,
-            "champion_version": "v1",
-            "confirmed": confirmed,
-            "new_days": 2,
-        }
-        key = signal_key(FRAUD, name)
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(asset_key=key, partition=day, metadata=metadata)
-        )
+        report_signal(self.instance, name, day, state=state, confirmed=confirmed)
 
     def tick(self, *, remember: bool = True) -> list[dg.RunRequest]:
         context = dg.build_sensor_context(

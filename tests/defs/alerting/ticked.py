@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import dagster as dg
 from pydantic import SecretStr
 
 from ibook_assets.core.monitoring.signals import SignalName
 from ibook_assets.core.settings import Settings
-from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.defs.alerting import alert_sensors
-from ibook_assets.defs.monitoring import drift_key, signal_key
 from ibook_assets.defs.resources import LakeResource
 from ibook_assets.defs.retraining import TRAINING_JOB
 from ibook_assets.defs.schedules import DAILY_DATA
 from ibook_assets.stores.alerting import AlertOutbox
+from tests.defs.drift_records import report_drift, report_signal
 from tests.services.receiver import Receiver
 
 SKEW = dg.AssetKey(["monitoring", "feature_skew"])
@@ -45,8 +43,12 @@ class Platform:
         self.lake = LakeResource(uri=self.settings.lake)
         self.ahead = timedelta(0)
         self.cursors: dict[str, str | None] = {}
-        sensors = alert_sensors(self.settings, clock=lambda: datetime.now(UTC) + self.ahead)
+        sensors = alert_sensors(self.settings, clock=self.clock)
         self.sensors = {sensor.name: sensor for sensor in sensors}
+
+    def clock(self) -> datetime:
+        """The time, as far ahead as somebody has put it."""
+        return datetime.now(UTC) + self.ahead
 
     def tick(self, name: str, *, remember: bool = True) -> dg.SensorResult:
         context = dg.build_sensor_context(
@@ -73,38 +75,24 @@ class Platform:
         return AlertOutbox(self.lake.blobs)
 
     def drift(self, day: str, score: float, *, champion: str = "v1") -> None:
-        metadata: Mapping[str, Any] = {
-            "day": day,
-            "state": "stable",
-            "drift_score": score,
-            "champion_version": champion,
-            "new_days": 2,
-        }
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(asset_key=drift_key(FRAUD), partition=day, metadata=metadata)
-        )
+        report_drift(self.instance, day, score, champion=champion)
 
     def signal(self, day: str, name: SignalName, *, state: str) -> None:
-        metadata: Mapping[str, Any] = {
-            "day": day,
-            "state": state,
-            "confirmed": state == "drifted",
-            "champion_version": "v1",
-            "new_days": 2,
-        }
-        key = signal_key(FRAUD, name)
-        self.instance.report_runless_asset_event(
-            dg.AssetMaterialization(asset_key=key, partition=day, metadata=metadata)
-        )
+        report_signal(self.instance, name, day, state=state, confirmed=state == "drifted")
 
-    def run(self, job: str, *, well: bool, tags: Mapping[str, str] | None = None) -> str:
-        """A run of that job that has ended; its id."""
+    def start(self, job: str, *, tags: Mapping[str, str] | None = None) -> str:
+        """A run of that job that goes on; its id."""
         run = self.instance.create_run_for_job(
             JOBS[job], tags=dict(tags or {}), status=dg.DagsterRunStatus.STARTED
         )
-        kind = dg.DagsterEventType.RUN_SUCCESS if well else dg.DagsterEventType.RUN_FAILURE
-        self.instance.report_dagster_event(dg.DagsterEvent(kind.value, job_name=job), run.run_id)
         return run.run_id
+
+    def run(self, job: str, *, well: bool, tags: Mapping[str, str] | None = None) -> str:
+        """A run of that job that has ended; its id."""
+        run_id = self.start(job, tags=tags)
+        kind = dg.DagsterEventType.RUN_SUCCESS if well else dg.DagsterEventType.RUN_FAILURE
+        self.instance.report_dagster_event(dg.DagsterEvent(kind.value, job_name=job), run_id)
+        return run_id
 
     def check(
         self,
