@@ -15,8 +15,8 @@ from ibook_assets.core.monitoring.signals import SIGNALS
 CALM = "none"
 PER_RUN = frozenset({"performance"})
 """Signals whose stated rate is of runs of days, not of days."""
-HARMFUL_LOSS = 0.05
-"""Share of average precision whose loss is harm."""
+HARMFUL_LOSSES = (0.05, 0.15)
+"""Shares of average precision from whose loss on it is harm, and great harm."""
 
 
 @dataclass(frozen=True)
@@ -178,26 +178,28 @@ def harmful(
     found: Found,
     rows: Sequence[tuple[str, Sequence[str], Sequence[str]]],
     *,
-    least: Mapping[str, float],
+    losses: Mapping[str, tuple[float, float]],
 ) -> str:
     """What harms, and who sees it.
 
     Args:
         found: everything.
         rows: name of a harm, kinds of drift that it is, signals to show.
-        least: harm to the loss of average precision from which on a run is shown.
+        losses: harm to the loss of average precision from which on, and below which, a run is
+            shown; of others all are.
     """
     lines = [
         "| Harm | Runs | AP lost | Signal | Called drifted | First on day | Days called |",
         "|---|--:|--:|---|--:|--:|--:|",
     ]
     for name, kinds, signals in rows:
+        least, most = losses.get(name, (-np.inf, np.inf))
         for signal in signals:
             runs = [
                 run
                 for kind in kinds
                 for run in found.all(kind, signal)
-                if (run.loss or 0.0) >= least.get(name, -np.inf)
+                if least <= (run.loss or 0.0) < most
             ]
             if runs:
                 lines.append(f"| {name} | {_seen(runs, signal)} |")

@@ -27,7 +27,7 @@ MATURITY_DAYS: Final = 45
 NO_DRIFT: Final = Drift(level=0.0)
 FIRST_SEED: Final = 31_000
 """Seeds from here on are of worlds that nothing else has looked at: thresholds were tuned on worlds
-20,000 to 20,216, and before on 7 and 100 to 123; tests use seeds below 1,000."""
+20,000 to 22,159, and before on 7 and 100 to 123; tests use seeds below 1,000."""
 
 
 def facts_of(

@@ -178,8 +178,13 @@ def _known(
         matured = evidence.get("matured")
         if same and evidence.get(_AGE) == maturity_days and isinstance(matured, list):
             days = [JudgedDay.model_validate(found) for found in matured]
-            return {found.day: found for found in days}
+            return {found.day: found for found in days if _told(found)}
     return {}
+
+
+def _told(found: JudgedDay) -> bool:
+    """Whether a day that can be ranked is known by every measure: an old record lacks some."""
+    return found.average_precision is None or found.log_auc is not None
 
 
 def _yesterday(day: str) -> str:

@@ -17,6 +17,7 @@ from ibook_assets.core.metrics import (
     calibration_bins,
     card_precision,
     expected_calibration_error,
+    log_auc,
     recall_at_fpr,
     roc_auc,
     sub_populations,
@@ -64,6 +65,34 @@ def test_recall_at_fpr_is_the_best_allowed_point_of_the_roc_curve(
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     assert recall_at_fpr(labels, scores, max_fpr=max_fpr) == pytest.approx(
         tpr[fpr <= max_fpr].max()
+    )
+
+
+@given(rows, st.sampled_from([0.01, 0.1, 0.5]))
+def test_log_auc_is_the_area_over_the_logarithm_of_the_false_positive_rate(
+    found: list[tuple[int, int, int]], min_fpr: float
+) -> None:
+    labels, scores, _ = _columns(found)
+    legitimate = scores[labels == 0]
+    above = [
+        ((legitimate > score).mean() + (legitimate >= score).mean()) / 2
+        for score in scores[labels == 1]
+    ]
+    # The share of frauds that is caught at a false-positive rate, over the rate's logarithm.
+    axis = np.linspace(np.log(min_fpr), 0, 20_001)
+    caught = (np.array(above)[:, None] <= np.exp(axis)).mean(axis=0)
+    area = np.trapezoid(caught, axis) / -np.log(min_fpr)
+    ranking = Ranking.of(labels, scores)
+    assert log_auc(ranking, min_fpr=min_fpr) == pytest.approx(area, abs=1e-3)
+
+
+@given(rows)
+def test_log_auc_does_not_depend_on_the_share_of_fraud(found: list[tuple[int, int, int]]) -> None:
+    labels, scores, _ = _columns(found)
+    times = np.where(labels == 1, 1, 3)
+    again = Ranking.of(np.repeat(labels, times), np.repeat(scores, times))
+    assert log_auc(again, min_fpr=0.1) == pytest.approx(
+        log_auc(Ranking.of(labels, scores), min_fpr=0.1)
     )
 
 

@@ -174,23 +174,40 @@ def test_what_clients_were_answered_counts_before_what_would_have_been(
     assert [d["logged"] for d in days[-2:]] == [0, rows // 2]
 
 
-def test_days_judged_before_are_taken_from_the_record(shop: MonitoredLake) -> None:
-    day = shop.follow(DAYS)
-    before = day_name(TRAINED_DAYS + DAYS - 2)
+def recorded(shop: MonitoredLake, signal: Signal, day: str) -> None:
+    """Keep `signal` as what was said of `day`."""
     record = signal_record(
         shop.lake.blobs,
-        judged(shop, "performance", before),
+        signal,
         use_case="fraud",
-        day=before,
+        day=day,
         champion=shop.champion,
         new_days=DAYS - 1,
     )
     store_signal(shop.lake.blobs, record, precommit=lambda: None)
+
+
+def test_days_judged_before_are_taken_from_the_record(shop: MonitoredLake) -> None:
+    day = shop.follow(DAYS)
+    before = day_name(TRAINED_DAYS + DAYS - 2)
+    recorded(shop, judged(shop, "performance", before), before)
     afresh = judged(shop, "performance", day)
     # The first matured day can no longer be scored; its figures stand in the record.
     first = f"{feature_table('order_context')}/dt={day_name(TRAINED_DAYS - MATURITY_DAYS)}/"
     for key in shop.lake.blobs.list(first):
         shop.lake.blobs.delete(key)
+    assert judged(shop, "performance", day) == afresh
+
+
+def test_days_judged_by_fewer_measures_are_judged_anew(shop: MonitoredLake) -> None:
+    day = shop.follow(DAYS)
+    before = day_name(TRAINED_DAYS + DAYS - 2)
+    signal = judged(shop, "performance", before)
+    matured: Any = signal.evidence["matured"]
+    old = [{name: told for name, told in found.items() if name != "log_auc"} for found in matured]
+    afresh = judged(shop, "performance", day)
+    evidence = {**signal.evidence, "matured": old}
+    recorded(shop, signal.model_copy(update={"evidence": evidence}), before)
     assert judged(shop, "performance", day) == afresh
 
 
