@@ -21,6 +21,10 @@ RELEASE_PATTERN: Final = r"^v[1-9][0-9]{0,5}\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]
 """What a release number looks like. No model version has a dot, so neither is ever the other."""
 
 
+_SHOWN: Final = 20
+"""Releases that a message names, the newest."""
+
+
 class Release(NamedTuple):
     """A release number; they compare as numbers do."""
 
@@ -67,14 +71,16 @@ def named_version(use_case: str, log: Sequence[PromotionRecord], name: str) -> s
     """The model version that `name` stands for: a release number's, or else `name` itself.
 
     Raises:
-        NotFoundError: no model of `log` has that release number; names those there are.
+        NotFoundError: no model of `log` has that release number; names the newest that there are.
     """
     if "." not in name:
         return name
     known = {str(release): version for version, release in releases(log).items()}
     if name not in known:
-        told = ", ".join(f"{release} ({version})" for release, version in known.items())
-        msg = f"{use_case}: no champion was ever release {name}; releases are: {told or 'none yet'}"
+        told = [f"{release} ({version})" for release, version in known.items()]
+        earlier = f"{len(told) - _SHOWN} earlier, " if len(told) > _SHOWN else ""
+        listed = ", ".join(told[-_SHOWN:]) or "none yet"
+        msg = f"{use_case}: no champion was ever release {name}; releases are: {earlier}{listed}"
         raise NotFoundError(msg)
     return known[name]
 

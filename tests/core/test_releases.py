@@ -194,6 +194,12 @@ def test_an_unknown_number_names_the_known_ones(name: str) -> None:
         named_version("fraud", [], name)
 
 
+def test_of_many_numbers_the_newest_are_named() -> None:
+    log = promoted(*(Made(trees=trees) for trees in range(23)))
+    with pytest.raises(NotFoundError, match=r"releases are: 3 earlier, v1\.3\.0 .* v1\.22\.0 \("):
+        named_version("fraud", log, "v9.0.0")
+
+
 @given(STEPS)
 def test_every_number_looks_like_one(steps: list[tuple[str, Made]]) -> None:
     assert all(re.match(RELEASE_PATTERN, number) for number in numbers(played(steps)))
