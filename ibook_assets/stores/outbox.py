@@ -28,13 +28,13 @@ from typing import Any, Final, NamedTuple
 import lmdb
 
 from ibook_assets.core.errors import IntegrityError, StoreUnavailableError
+from ibook_assets.stores.boots import boot_id, forget_lost
 
 EVICTED_AT_ONCE: Final = 2_000
 """Messages that one transaction evicts: others wait to write meanwhile."""
 MAX_KEY: Final = 400
 """Characters of a message's key."""
 
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _HEADROOM: Final = 2
 """The file may grow to this many times what is kept of shipped messages."""
 _READERS: Final = 1_024
@@ -68,7 +68,7 @@ class Environment:
                 # Data is flushed with each commit, the root that shows it with the next one.
                 metasync=False,
                 # Where a crash cannot be told from a restart, nothing may be half written.
-                sync=durable or not _boot_id(),
+                sync=durable or not boot_id(),
                 readahead=False,
             )
             weakref.finalize(self, self._lmdb.close)
@@ -126,19 +126,9 @@ def _opening(folder: Path, *, forget_crashed: bool) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         boot = folder / "boot"
         if forget_crashed:
-            if boot.exists() and boot.read_text() != _boot_id():
-                for path in folder.glob("*.mdb"):
-                    path.unlink()
-            boot.write_text(_boot_id())
+            forget_lost(boot)
+            boot.write_text(boot_id())
         yield
-
-
-def _boot_id() -> str:
-    """Names this run of the machine; empty where the system does not tell."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
 
 
 # LMDB refuses to open one database twice in a process, so everybody shares what is open.

@@ -91,10 +91,12 @@ def test_a_damaged_claim_is_named(tmp_path: Path, claims: Claims) -> None:
 
 
 def test_a_machine_that_crashed_forgets_its_claims_and_a_restart_does_not(tmp_path: Path) -> None:
-    started = "from pathlib import Path; import sys; from ibook_assets.stores import outbox\n"
+    started = (
+        "from pathlib import Path; import sys; from ibook_assets.stores import boots, outbox\n"
+    )
     claim = (
         "from ibook_assets.stores.claims import Claims\n"
-        "outbox._BOOT_ID = Path(sys.argv[2])\n"
+        "boots._BOOT_ID = Path(sys.argv[2])\n"
         "store = outbox.open_environment(Path(sys.argv[1]), 2**24, durable=False)\n"
         "claims = Claims(store)\n"
         "found = claims.claim('k', 'f', now_us=10**15).verdict\n"

@@ -36,6 +36,7 @@ import lmdb
 from ibook_assets.core.errors import ConflictError, NotFoundError, StoreUnavailableError
 from ibook_assets.core.features.plan import Layout
 from ibook_assets.core.features.requests import Request
+from ibook_assets.stores.boots import boot_id, forget_lost
 from ibook_assets.stores.online.format import META_KEY, PROGRESS_KEY
 from ibook_assets.stores.online.live import (
     BACKFILL,
@@ -59,8 +60,6 @@ _LOAD_KEYS: Final = 20_000
 _LOCK_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.002
 
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
 _log: Final = logging.getLogger(__name__)
 
 _CONTROL: Final = bytes(4)
@@ -82,12 +81,10 @@ class _Environment:
         weakref.finalize(self, os.close, self.lock)
         self.writing = threading.Lock()
         self._boot = folder / "boot"
-        self._booted = _boot_id()
+        self._booted = boot_id()
         with self.locked():
-            if self._boot.exists() and self._boot.read_text() != self._booted:
+            if forget_lost(self._boot):
                 _log.warning("%s may have lost pages with the machine; it starts empty", folder)
-                for path in folder.glob("*.mdb"):
-                    path.unlink()
                 self._boot.unlink()
             self.lmdb = lmdb.open(
                 str(folder),
@@ -149,14 +146,6 @@ def _try_lock(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _boot_id() -> str:
-    """Names this run of the machine; empty where the system does not tell."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
 
 
 # LMDB refuses to open one database twice in a process, so everybody shares what is open.

@@ -21,6 +21,7 @@ from ibook_assets.core.errors import ContractError, NotFoundError, StoreUnavaila
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
 from ibook_assets.core.features.plan import layouts_of
 from ibook_assets.core.features.spec import SOURCES
+from ibook_assets.stores import boots
 from ibook_assets.stores.online import (
     ONLINE_STORE_UNAVAILABLE,
     PUBLISHED_SNAPSHOT,
@@ -247,7 +248,7 @@ def test_a_power_cut_under_a_writer_empties_the_store_and_a_clean_end_does_not(
         (tmp_path / "boot_id").write_text(f"boot {number}")
         return LmdbLiveStore(tmp_path / "live")
 
-    monkeypatch.setattr(lmdb_live, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr(boots, "_BOOT_ID", tmp_path / "boot_id")
     store = restart(1)
     publish(store, [(b"a", b"1", None)])
     store.close()
