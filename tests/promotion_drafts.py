@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import Final
+
 from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.promotion import (
     Artefact,
@@ -10,10 +13,13 @@ from ibook_assets.core.promotion import (
     GateRuleRecord,
     PromotedModel,
     PromotionDraft,
+    PromotionRecord,
 )
+from ibook_assets.core.promotion_chain import next_record
 from ibook_assets.stores.artefacts import publish_artefact
 from ibook_assets.stores.blobs import Blobs
 
+NOW: Final = datetime(2026, 1, 5, 12, tzinfo=UTC)
 SOME_ARTEFACT = Artefact(
     uri=f"promoted/fraud/{'a' * 64}",
     files=(ArtefactFile(name="model.ubj", sha256="b" * 64, bytes=3),),
@@ -59,6 +65,16 @@ def a_draft(
         actor=actor,
         reason=reason,
     )
+
+
+def promoted(*versions: str) -> list[PromotionRecord]:
+    """The log after those versions were promoted one after the other, at `NOW`."""
+    log: list[PromotionRecord] = []
+    for version in versions:
+        log.append(
+            next_record(a_draft(version), previous=log[-1] if log else None, promoted_at=NOW)
+        )
+    return log
 
 
 def stored_artefact(blobs: Blobs, content: bytes = b"trees", use_case: str = "fraud") -> Artefact:

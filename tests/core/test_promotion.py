@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -25,18 +24,7 @@ from ibook_assets.core.promotion_chain import (
     verify_chain,
     verify_link,
 )
-from tests.promotion_drafts import a_draft
-
-NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
-
-
-def promoted(*versions: str) -> list[PromotionRecord]:
-    log: list[PromotionRecord] = []
-    for version in versions:
-        log.append(
-            next_record(a_draft(version), previous=log[-1] if log else None, promoted_at=NOW)
-        )
-    return log
+from tests.promotion_drafts import NOW, a_draft, promoted
 
 
 def rolled_back(log: list[PromotionRecord], to: str | None = None) -> list[PromotionRecord]:

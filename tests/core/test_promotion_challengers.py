@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,8 @@ from ibook_assets.core.promotion_chain import (
     verify_chain,
 )
 from ibook_assets.core.rollout import Entrant, entering, known_models, withdrawing
-from tests.promotion_drafts import a_draft
+from tests.promotion_drafts import NOW, a_draft, promoted
 
-NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 WHO = {"actor": "ana@ibook.test", "reason": "looks better"}
 VERSION_1 = Path(__file__).with_name("promotions_v1.jsonl").read_bytes().splitlines()
 """A log as it was stored before challengers existed: two promotions, one rollback."""
@@ -40,15 +38,6 @@ VERSION_1 = Path(__file__).with_name("promotions_v1.jsonl").read_bytes().splitli
 
 def model(version: str) -> PromotedModel:
     return a_draft(version).model
-
-
-def promoted(*versions: str) -> list[PromotionRecord]:
-    log: list[PromotionRecord] = []
-    for version in versions:
-        log.append(
-            next_record(a_draft(version), previous=log[-1] if log else None, promoted_at=NOW)
-        )
-    return log
 
 
 def entered(log: list[PromotionRecord], version: str, entrant: Entrant) -> list[PromotionRecord]:
