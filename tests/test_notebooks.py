@@ -16,7 +16,6 @@ import pytest
 
 from ibook_assets.core.errors import IbookError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.gate import GateSpec
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.stores.feature_days import feature_days, feature_table
@@ -33,25 +32,13 @@ from ibook_assets.training.pipeline import train
 from ibook_assets.training.promote import judge_candidate, promote_candidate
 from ibook_assets.training.verdicts import store_verdict, verdict_key
 from tests.defs.conftest import run
+from tests.quick_fraud import QUICK
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "notebooks"
 NOTEBOOKS: Final = sorted(FOLDER.glob("*.py"))
 MATURITY_DAYS: Final = 5
-EASY: Final = dataclasses.replace(
-    FRAUD,
-    gate=GateSpec(
-        min_rows=10,
-        min_frauds=1,
-        min_lift=0.0,
-        max_calibration_error=1.0,
-        max_fpr=0.01,
-        min_recall=0.0,
-        non_inferiority_margin=1.0,
-        min_oracle_share=0.0,
-    ),
-    space=dataclasses.replace(FRAUD.space, max_rounds=30, patience=10),
-)
-"""The fraud use case with few trees and a gate that a model of few orders can pass."""
+EASY: Final = dataclasses.replace(QUICK, bootstrap_replicates=FRAUD.bootstrap_replicates)
+"""Quick, but with the bounds that the notebooks draw."""
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

@@ -15,7 +15,6 @@ from ibook_assets.cli import app
 from ibook_assets.core.canonical import sha256_hex
 from ibook_assets.core.errors import ContractError
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.gate import GateSpec
 from ibook_assets.core.manifest import SnapshotManifest
 from ibook_assets.core.model_card_page import card_page
 from ibook_assets.core.promotion import PromotionRecord
@@ -31,6 +30,7 @@ from ibook_assets.stores.training_data import newest_snapshot
 from ibook_assets.training.candidates import find_candidate
 from ibook_assets.training.cards import read_card
 from tests.defs.conftest import run
+from tests.quick_fraud import QUICK
 from tests.serving.harness import promote, small_bundle
 
 pytestmark = [
@@ -48,25 +48,12 @@ DAILY = [
 TRAINING_SET, MODEL, EVALUATION, PROMOTION = (
     ["fraud", name] for name in ("training_set", "model", "evaluation", "promotion")
 )
-OPEN = GateSpec(
-    min_rows=10,
-    min_frauds=1,
-    min_lift=0.0,
-    max_calibration_error=1.0,
-    max_fpr=0.01,
-    min_recall=0.0,
-    non_inferiority_margin=1.0,
-    min_oracle_share=0.0,
-)
-"""A gate that a model of few orders can pass."""
 
 
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fraud use case with an open gate and few trees."""
-    space = dataclasses.replace(FRAUD.space, max_rounds=30, patience=10)
-    quick = dataclasses.replace(FRAUD, gate=OPEN, space=space, bootstrap_replicates=50)
-    monkeypatch.setitem(USE_CASES, "fraud", quick)
+    monkeypatch.setitem(USE_CASES, "fraud", QUICK)
 
 
 def settings_in(home: Path) -> Settings:
@@ -291,9 +278,8 @@ def test_a_closed_gate_ends_the_run_and_promotes_nothing(
     shop: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No model of the world recalls every fraud at 1 % false positives.
-    space = dataclasses.replace(FRAUD.space, max_rounds=10)
-    gate = dataclasses.replace(OPEN, min_recall=1.0)
-    strict = dataclasses.replace(FRAUD, gate=gate, space=space, bootstrap_replicates=50)
+    gate = dataclasses.replace(QUICK.gate, min_recall=1.0)
+    strict = dataclasses.replace(QUICK, gate=gate)
     monkeypatch.setitem(USE_CASES, "fraud", strict)
     keys = [TRAINING_SET, MODEL, EVALUATION, PROMOTION]
     result = run(shop.model_copy(update={"task_retries": 2}), keys, raise_on_error=False)

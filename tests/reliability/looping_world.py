@@ -5,7 +5,6 @@ every second, and a run kills itself at each point that `IBOOK_LOOP_CRASHES` nam
 `python -m tests.reliability.looping_world` makes the world that the loop begins with.
 """
 
-import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from typing import Any
 import dagster as dg
 
 from ibook_assets.core.features.catalog import FEATURE_VIEWS
-from ibook_assets.core.gate import GateSpec
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD, USE_CASES
 from ibook_assets.definitions import build_defs
@@ -25,6 +23,7 @@ from ibook_assets.defs.monitoring import drift_key
 from ibook_assets.defs.partitions import daily
 from ibook_assets.stores.local_blobs import LocalBlobs
 from ibook_assets.stores.registry import ModelRegistry
+from tests.quick_fraud import QUICK
 
 HISTORY_DAYS = 30
 DRIFTED_DAYS = 3
@@ -107,21 +106,7 @@ def with_crash_points() -> None:
 
 def platform() -> dg.Definitions:
     """The graph with its crash points."""
-    USE_CASES[FRAUD.name] = dataclasses.replace(
-        FRAUD,
-        gate=GateSpec(
-            min_rows=10,
-            min_frauds=1,
-            min_lift=0.0,
-            max_calibration_error=1.0,
-            max_fpr=0.01,
-            min_recall=0.0,
-            non_inferiority_margin=1.0,
-            min_oracle_share=0.0,
-        ),
-        space=dataclasses.replace(FRAUD.space, max_rounds=30, patience=10),
-        bootstrap_replicates=50,
-    )
+    USE_CASES[FRAUD.name] = QUICK
     with_crash_points()
     settings = Settings()
     monitoring = dg.define_asset_job(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from ibook_assets.cli import app
 from ibook_assets.core.canonical import canonical_json, sha256_hex
 from ibook_assets.core.errors import ContractError, IntegrityError, NoPromotedModelError
-from ibook_assets.core.gate import GateReport, GateSpec, check_gate
+from ibook_assets.core.gate import GateReport, check_gate
 from ibook_assets.core.manifest import ManifestEntry, SnapshotManifest
 from ibook_assets.core.maturity import split_by_time
 from ibook_assets.core.model_card import ModelCard, card_key, found_limits
@@ -37,17 +37,8 @@ from ibook_assets.training.fit import fit
 from ibook_assets.training.pipeline import Verdict
 from ibook_assets.training.trees import TreeParameters
 from ibook_assets.training.verdicts import store_verdict, verdict_key
+from tests.quick_fraud import QUICK
 
-OPEN = GateSpec(
-    min_rows=10,
-    min_frauds=1,
-    min_lift=0.0,
-    max_calibration_error=1.0,
-    max_fpr=0.01,
-    min_recall=0.0,
-    non_inferiority_margin=1.0,
-    min_oracle_share=0.0,
-)
 MANIFEST = SnapshotManifest(
     entries=tuple(
         ManifestEntry(
@@ -61,7 +52,6 @@ MANIFEST = SnapshotManifest(
     ),
     parameters={"use_case": "fraud", "as_of_us": 1, "maturity_days": 45},
 )
-QUICK = dataclasses.replace(FRAUD, gate=OPEN, bootstrap_replicates=50)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +114,9 @@ def learn(examples: Examples, depth: int) -> tuple[Trained, Verdict]:
     unseen = examples.take(split.evaluation(examples.known_ts))
     oracle = np.clip(unseen.labels * 0.9 + 0.05, 0, 1).astype(np.float64)
     evaluation = evaluate(bundle, unseen, QUICK, oracle=oracle)
-    gate = check_gate(OPEN, evaluation.gate_evidence, use_case="fraud", version=bundle.version)
+    gate = check_gate(
+        QUICK.gate, evaluation.gate_evidence, use_case="fraud", version=bundle.version
+    )
     return Trained(bundle, evaluation, gate), Verdict(evaluation, gate, bundle, unseen, oracle)
 
 
