@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from ibook_serving.scoring.ports import Lane, Matrix, Recorder, Served
 from ibook_serving.scoring.rows import scores_of
+from ibook_serving.telemetry.metrics import Metrics
 
 WAITING_ROWS: Final = 2_000
 """Rows that may wait for a shadow; more are not shown to it (rows)."""
@@ -24,8 +26,9 @@ class Mirror:
     rows that it cannot score, are counted, and no answer knows of them.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, metrics: Metrics) -> None:
         self._recorder = recorder
+        self._metrics = metrics
         self._waiting = 0
         self._complained: set[Lane] = set()
         self.skipped = 0
@@ -56,7 +59,7 @@ class Mirror:
         lane: Lane,
         values: Matrix,
         answers: Sequence[Served],
-        done: asyncio.Future[list[float]],
+        done: asyncio.Future[tuple[list[float], float]],
     ) -> None:
         self._waiting -= len(answers)
         if done.cancelled():
@@ -65,11 +68,14 @@ class Mirror:
         if error is not None:
             # Whatever is wrong with a shadow is for its owners; the orders are answered.
             self.failed += len(answers)
+            self._metrics.shadow_failed(lane.variant)
             if lane not in self._complained:
                 self._complained.add(lane)
                 told = {"version": lane.loaded.version}
                 _log.error("a shadow fails; said once", extra=told, exc_info=error)
             return
+        scores, seconds = done.result()
+        self._metrics.shadow_scored(lane.variant, seconds)
         self._recorder.record(
             [
                 answer._replace(
@@ -79,11 +85,13 @@ class Mirror:
                     decision=lane.decision(score),
                     answered=False,
                 )
-                for answer, row, score in zip(answers, values, done.result(), strict=True)
+                for answer, row, score in zip(answers, values, scores, strict=True)
             ]
         )
 
 
-def _scored(lane: Lane, values: Matrix) -> list[float]:
+def _scored(lane: Lane, values: Matrix) -> tuple[list[float], float]:
+    """Scores, and the seconds they took: without the wait for a thread that answers nobody."""
+    began = time.perf_counter()
     scores: list[float] = scores_of(lane, values).tolist()
-    return scores
+    return scores, time.perf_counter() - began

@@ -83,7 +83,7 @@ class ScoringService:
         self._features = features
         self._recorder = recorder
         self._metrics = metrics
-        self._mirror = Mirror(recorder)
+        self._mirror = Mirror(recorder, metrics)
         self._batcher: Batcher[Deployment, Row, Scored] = Batcher(
             self._score, limit=WAITING_BATCHES * max_batch_rows
         )

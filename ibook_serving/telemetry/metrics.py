@@ -131,6 +131,13 @@ class Metrics:
             "shadow_rows_lost", "Orders not shown to a shadow since the start, by why",
             ["why"], multiprocess_mode="livesum", **own,
         )  # fmt: skip
+        self._shadow_latency = Histogram(
+            "shadow_duration_seconds", "What a shadow took to score the orders of a batch",
+            ["model_variant"], buckets=LATENCY_BUCKETS, **own,
+        )  # fmt: skip
+        self._shadow_errors = Counter(
+            "shadow_errors", "Batches that a shadow failed to score", ["model_variant"], **own
+        )
         self._unlogged = Gauge(
             "predictions_unlogged", "Predictions since the start that the log could not keep",
             multiprocess_mode="livesum", **own,
@@ -167,6 +174,14 @@ class Metrics:
                     float(self._costs.passed_cents(score, amount))
                 )
                 self._child(self._review, variant).inc(float(self._costs.held_cents(score, amount)))
+
+    def shadow_scored(self, variant: str, seconds: float) -> None:
+        """A shadow scored a batch."""
+        self._child(self._shadow_latency, variant).observe(seconds)
+
+    def shadow_failed(self, variant: str) -> None:
+        """A shadow could not score a batch."""
+        self._child(self._shadow_errors, variant).inc()
 
     def deployed(self, before: Deployment | None, after: Deployment) -> None:
         """`after` took the place of `before`."""

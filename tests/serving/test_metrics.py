@@ -12,10 +12,19 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ibook_assets.core.rollout import Entrant
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
-from tests.serving.harness import ORDER, RunningServer, eventually, promote, running, small_bundle
+from tests.serving.harness import (
+    ORDER,
+    RunningServer,
+    challenge,
+    eventually,
+    promote,
+    running,
+    small_bundle,
+)
 from tests.serving.history import publish_history
 
 Labels = Mapping[str, str]
@@ -67,6 +76,26 @@ def test_requests_of_all_processes_add_up_and_survive_a_death(
         eventually(lambda: len(server.events("API process died; starting another")) == 1, what="")
         eventually(lambda: server.versions() == {bundle.version}, what="both answer again")
         assert metric(server, "ibook_requests_total", route="/predict", status="200") == 20
+
+
+def test_what_a_shadow_takes_is_timed_and_no_request_is_its(
+    settings: Settings, bundle: ModelBundle, next_bundle: ModelBundle
+) -> None:
+    promote(settings, bundle)
+    challenge(settings, next_bundle, Entrant("shadow"))
+    publish_history(settings)
+    with running(settings) as server:
+        for _ in range(5):
+            server.predict(ORDER)
+        timed = {"model_variant": "shadow"}
+        eventually(
+            lambda: metric(server, "ibook_shadow_duration_seconds_count", **timed) == 5,
+            what="five looks",
+        )
+        assert metric(server, "ibook_shadow_duration_seconds_sum", **timed) > 0
+        assert metric(server, "ibook_shadow_errors_total") == 0
+        assert metric(server, "ibook_request_duration_seconds_count", **timed) == 0
+        assert metric(server, "ibook_request_duration_seconds_count", route="/predict") == 5
 
 
 def test_money_is_what_the_score_expects(settings: Settings) -> None:

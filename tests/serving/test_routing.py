@@ -166,6 +166,23 @@ class Kept(NoRecorder):
         self.predictions += predictions
 
 
+class ShadowCounts(Metrics):
+    """Metrics that tell a test what shadows counted."""
+
+    def __init__(self) -> None:
+        super().__init__(FRAUD.costs)
+        self.scored: list[tuple[str, float]] = []
+        self.failed: list[str] = []
+
+    def shadow_scored(self, variant: str, seconds: float) -> None:
+        super().shadow_scored(variant, seconds)
+        self.scored.append((variant, seconds))
+
+    def shadow_failed(self, variant: str) -> None:
+        super().shadow_failed(variant)
+        self.failed.append(variant)
+
+
 @dataclass(frozen=True)
 class Shadow:
     """A model whose scoring does what a test wants, around the real one's."""
@@ -205,13 +222,14 @@ def with_service(
     script: Callable[[Predict], Awaitable[None]],
     *,
     looks: int = 0,
+    metrics: Metrics | None = None,
 ) -> Kept:
     """Run `script` with a function that predicts users' orders; what was recorded.
 
     The service is stopped once shadows have looked at `looks` orders.
     """
-    kept, metrics = Kept(), Metrics(FRAUD.costs)
-    metrics.start()
+    kept, counting = Kept(), metrics or Metrics(FRAUD.costs)
+    counting.start()
     service = ScoringService(
         FRAUD.name,
         deployments=Follower("model", lambda: Publication("k", "n", deployment), lambda d: d),
@@ -224,7 +242,7 @@ def with_service(
         ),
         feature_names=FRAUD.features,
         recorder=kept,
-        metrics=metrics,
+        metrics=counting,
         max_batch_rows=BATCH,
     )
 
@@ -279,11 +297,14 @@ def test_a_shadow_that_hangs_delays_nobody_and_one_that_fails_harms_nobody(
     async def failing(predict: Predict) -> None:
         for _ in range(2):
             found["failing"] = await predict(USERS[:BATCH])
+        await asyncio.to_thread(eventually, lambda: len(bad.failed) == 2, what="both failures")
 
+    slow, bad = ShadowCounts(), ShadowCounts()
     with_service(home, shadowed(record, models, None), alone)
     hanger = shadowed(record, models, Shadow(next_bundle, hang))
-    hung = with_service(home, hanger, hanging, looks=2 * BATCH)
-    failed = with_service(home, shadowed(record, models, Shadow(next_bundle, fail)), failing)
+    hung = with_service(home, hanger, hanging, looks=2 * BATCH, metrics=slow)
+    failer = shadowed(record, models, Shadow(next_bundle, fail))
+    failed = with_service(home, failer, failing, metrics=bad)
     assert found["hanging"] == found["still hanging"] == found["failing"] == found["alone"]
     assert {p.variant for p in found["alone"]} == {"champion"}
 
@@ -294,5 +315,8 @@ def test_a_shadow_that_hangs_delays_nobody_and_one_that_fails_harms_nobody(
         user = prediction.row["user_id"]
         assert isinstance(user, int)
         assert (prediction.request_id, prediction.score) == (f"r-{user}", expected[user])
+    assert [variant for variant, _ in slow.scored] == ["shadow"] * 2
+    assert (slow.failed, bad.scored) == ([], [])
+    assert bad.failed == ["shadow"] * 2
     assert all(p.answered for p in failed.predictions)
     assert len(failed.predictions) == 2 * BATCH
