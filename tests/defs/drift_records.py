@@ -34,7 +34,12 @@ def report_drift(
 
 
 def report_signal(
-    instance: dg.DagsterInstance, name: SignalName, day: str, *, state: str, confirmed: bool
+    instance: dg.DagsterInstance,
+    name: SignalName,
+    day: str,
+    *,
+    confirmed: bool = False,
+    state: str = "drifted",
 ) -> None:
     """A signal's record is materialised."""
     metadata: dict[str, str | float | bool] = {

@@ -34,32 +34,13 @@ class Sensor:
         )
         (self.sensor,) = retraining_sensors(settings, clock=lambda: time.time() + self.ahead)
 
-    def observe(
-        self,
-        day: str,
-        score: float,
-        *,
-        champion: str = "v1",
-        confirmed: bool = False,
-        state: str = "stable",
-        new_days: int = 2,
-    ) -> None:
-        """A drift record is materialised."""
-        report_drift(
-            self.instance,
-            day,
-            score,
-            champion=champion,
-            confirmed=confirmed,
-            state=state,
-            new_days=new_days,
-        )
+    def observe(self, day: str, score: float, **told: Any) -> None:
+        """A drift record is materialised; see `report_drift`."""
+        report_drift(self.instance, day, score, **told)
 
-    def say(
-        self, name: SignalName, day: str, *, confirmed: bool = False, state: str = "drifted"
-    ) -> None:
-        """A signal's record is materialised."""
-        report_signal(self.instance, name, day, state=state, confirmed=confirmed)
+    def say(self, name: SignalName, day: str, **told: Any) -> None:
+        """A signal's record is materialised; see `report_signal`."""
+        report_signal(self.instance, name, day, **told)
 
     def tick(self, *, remember: bool = True) -> list[dg.RunRequest]:
         context = dg.build_sensor_context(
