@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -224,7 +226,37 @@ def test_a_new_step_begins_anew_and_the_earlier_ones_rows_go(tmp_path: Path) -> 
     assert blobs.list("rollouts/fraud/answers/") == ["rollouts/fraud/answers/10.parquet"]
     # Somebody who was slow still finds what there is.
     assert len(looked(blobs, step, END_US)) == 1
-    assert looked(blobs, watched(decided=10, champion="fraud-v0"), END_US) == []
+
+
+def test_rows_of_another_comparison_are_not_taken_for_the_steps(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    ours, theirs = (Row(n, n, 1, kind) for n, kind in enumerate(("answered", "other model")))
+    ship(blobs, [ours, theirs])
+    assert [seen[2] for seen in looked(blobs, watched(), END_US)] == [ours.score]
+    other = watched(champion="fraud-v0")
+    assert [seen[2] for seen in looked(blobs, other, END_US)] == [theirs.score]
+
+
+def test_of_one_moments_orders_the_one_that_the_log_has_first_counts(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    late, first, next_to_it = (Row(n, user=7, second=5, kind="answered") for n in range(3))
+    elsewhere = Row(3, user=8, second=1, kind="answered")
+    ship(blobs, [late], partition=1)
+    assert [seen[2] for seen in looked(blobs, watched(), END_US)] == [late.score]
+    ship(blobs, [elsewhere, first, next_to_it], partition=0)
+    assert [seen[2] for seen in looked(blobs, watched(), END_US)] == [elsewhere.score, first.score]
+
+
+def test_whatever_byte_of_a_checkpoint_is_changed_a_look_finds_the_same(tmp_path: Path) -> None:
+    blobs, step = LocalBlobs(tmp_path), watched(shadow=True)
+    ship(blobs, [Row(n, user=n, second=n, kind="answered") for n in range(50)])
+    expected = looked(blobs, step, END_US)
+    whole = blobs.get(KEPT)
+    for at in range(0, len(whole), len(whole) // 100):
+        changed = bytearray(whole)
+        changed[at] ^= 0x10
+        blobs.put(KEPT, bytes(changed))
+        assert looked(blobs, step, END_US) == expected
 
 
 def test_another_log_under_the_same_names_is_read_from_its_beginning(tmp_path: Path) -> None:
@@ -238,6 +270,21 @@ def test_another_log_under_the_same_names_is_read_from_its_beginning(tmp_path: P
     assert [seen[2] for seen in looked(blobs, step, END_US)] == [
         Row(9, user=9, second=9, kind="answered").score
     ]
+
+
+def test_a_footer_that_was_changed_is_not_believed(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    ship(blobs, [Row(0, user=0, second=0, kind="answered")])
+    looked(blobs, watched(), END_US)
+    whole = blobs.get(KEPT)
+    ship(blobs, [Row(1, user=1, second=1, kind="answered")])
+    # Arrow keeps what is noted in the footer in its own form of the schema.
+    (schema,) = re.findall(rb"[A-Za-z0-9+/]{400,}=*", whole)
+    read, more = (f'"read":{{"90000":{end}}}'.encode() for end in (1, 2))
+    assert read in base64.b64decode(schema)
+    changed = base64.b64encode(base64.b64decode(schema).replace(read, more))
+    blobs.put(KEPT, whole.replace(schema, changed))
+    assert len(looked(blobs, watched(), END_US)) == 2
 
 
 class Overtaken(LocalBlobs):
