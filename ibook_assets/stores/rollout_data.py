@@ -26,6 +26,7 @@ from ibook_assets.stores.rollout_checkpoints import Watched, first_answers
 METRICS_SECONDS: Final = 2.0
 """How long the server may take to tell its metrics."""
 CANARY: Final = "canary"
+SHADOW: Final = "shadow"
 
 _SERVER_STAGES: Final = ("internal", "admission")
 """Stages of errors that are the server's, not the client's."""
@@ -79,7 +80,7 @@ ByVariant: TypeAlias = dict[str, int]
 
 
 class Look(BaseModel):
-    """What the server had counted at one moment, by variant."""
+    """What the server had counted at one moment, by variant: a shadow's are batches it scored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -91,6 +92,11 @@ class Look(BaseModel):
     slower: dict[float, ByVariant]
     """By latency (seconds): requests that took longer."""
 
+
+_DURATIONS: Final = ("request_duration_seconds", "shadow_duration_seconds")
+"""Histograms by variant: of requests, and of batches that were shown to a shadow."""
+_COUNTS: Final = frozenset(f"{name}_count" for name in _DURATIONS)
+_BUCKETS: Final = frozenset(f"{name}_bucket" for name in _DURATIONS)
 
 _LOOKS: Final = TypeAdapter(list[Look])
 
@@ -114,11 +120,11 @@ def look(url: str, *, at_us: int) -> Look:
         name, labels = sample.name.removeprefix("ibook_"), sample.labels
         if name == "start_time_seconds":
             since = sample.value
-        elif name == "request_duration_seconds_count":
+        elif name in _COUNTS:
             _add(answered, labels, sample.value)
         elif name == "errors_total" and labels["stage"] in _SERVER_STAGES:
             _add(errors, labels, sample.value)
-        elif name == "request_duration_seconds_bucket" and float(labels["le"]) in within:
+        elif name in _BUCKETS and float(labels["le"]) in within:
             _add(within[float(labels["le"])], labels, sample.value)
     slower = {
         bound: {variant: count - fast.get(variant, 0) for variant, count in answered.items()}
@@ -146,8 +152,8 @@ def looks_of(blobs: Blobs, use_case: str, decided: int) -> list[Look]:
         return []
 
 
-def requests_between(looks: Iterable[Look]) -> Requests:
-    """Requests by arm between one look and the next."""
+def requests_between(looks: Iterable[Look], *, challenger: str = CANARY) -> Requests:
+    """Requests of the champion and of the variant `challenger` between looks."""
     steps: list[tuple[Look, Look | None]] = []
     before: Look | None = None
     for look in looks:
@@ -155,23 +161,24 @@ def requests_between(looks: Iterable[Look]) -> Requests:
             # A server that was started anew has counted from nothing.
             steps.append((look, before if before.since == look.since else None))
         before = look
+    arms = (CHAMPION, challenger)
     return Requests(
         tuple(look.at_us for look, _ in steps),
-        _counts((look.answered, then.answered if then else {}) for look, then in steps),
-        _counts((look.errors, then.errors if then else {}) for look, then in steps),
+        _counts(arms, ((look.answered, then.answered if then else {}) for look, then in steps)),
+        _counts(arms, ((look.errors, then.errors if then else {}) for look, then in steps)),
         {
             bound: _counts(
-                (look.slower[bound], then.slower[bound] if then else {}) for look, then in steps
+                arms,
+                ((look.slower[bound], then.slower[bound] if then else {}) for look, then in steps),
             )
             for bound in LATENCY_BOUNDS
         },
     )
 
 
-def _counts(steps: Iterable[tuple[ByVariant, ByVariant]]) -> Counts:
+def _counts(arms: tuple[str, str], steps: Iterable[tuple[ByVariant, ByVariant]]) -> Counts:
     found = [
-        [max(0, later.get(arm, 0) - then.get(arm, 0)) for arm in (CHAMPION, CANARY)]
-        for later, then in steps
+        [max(0, later.get(arm, 0) - then.get(arm, 0)) for arm in arms] for later, then in steps
     ]
     return np.array(found, np.int64).reshape(-1, 2)
 

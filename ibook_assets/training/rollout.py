@@ -23,6 +23,7 @@ from ibook_assets.stores.lake import Lake
 from ibook_assets.stores.promotions import PromotionLog, utc_now
 from ibook_assets.stores.rollout_checkpoints import Watched
 from ibook_assets.stores.rollout_data import (
+    SHADOW,
     first_orders,
     keep_look,
     look,
@@ -107,16 +108,18 @@ def analysis_of(lake: Lake, settings: Settings, standing: Standing, *, now: date
         sequence=effect.sequence,
         since=effect.promoted_at,
     )
+    looks = looks_of(lake.blobs, entry.use_case, entry.decided)
     found: tuple[Finding, ...]
     if watched.shadow:
         pairs = paired_orders(lake.blobs, watched, until_us=until_us)
-        found = shadow_findings(pairs, plan.objectives, window_us=window_us)
+        batches = requests_between(looks, challenger=SHADOW)
+        found = shadow_findings(pairs, batches, plan.objectives, window_us=window_us)
     else:
         maturity = settings.label_maturity_days
         users = first_orders(
             lake.blobs, watched, until_us=until_us, maturity_days=maturity, now_us=now_us
         )
-        requests = requests_between(looks_of(lake.blobs, entry.use_case, entry.decided))
+        requests = requests_between(looks)
         found = canary_findings(users, requests, plan.objectives, window_us=window_us)
     return Analysis(
         stage=entry.title,
@@ -212,7 +215,7 @@ class Watcher:
     def _watch(self, standing: Standing) -> Looked:
         entry = standing.entry
         now = self._clock()
-        unseen = self._ask_server(entry, to_us(now)) if entry.state == "canary" else None
+        unseen = self._ask_server(entry, to_us(now))
         analysis = analysis_of(self._lake, self._settings, standing, now=now)
         forward, end = (state for state, _ in following(entry))
         if analysis.verdict == "failed":
@@ -220,7 +223,8 @@ class Watcher:
         if entry.paused:
             return Looked(standing, f"paused; {analysis}", analysis=analysis)
         left = seconds_left(standing, now=now)
-        if unseen is not None:
+        # A shadow answers nobody: what it takes is judged where the server tells it.
+        if unseen is not None and entry.state == "canary":
             return Looked(standing, f"inconclusive: {unseen}", analysis=analysis)
         if left > 0 or analysis.verdict == "inconclusive":
             more = f"; {left:.0f} s more to watch" if left > 0 else ""

@@ -225,7 +225,7 @@ def test_a_shadow_is_judged_on_the_champions_own_orders(
     shifted: float, silent: float, verdict: str, metric: str | None
 ) -> None:
     paired = pairs(np.random.default_rng(8), shifted=shifted, silent=silent)
-    found = analysis(shadow_findings(paired, Objectives(), window_us=SECOND))
+    found = analysis(shadow_findings(paired, batches(), Objectives(), window_us=SECOND))
     assert found.verdict == verdict, found
     if metric is not None:
         assert found.worst.metric in (metric, "flags")
@@ -237,8 +237,36 @@ def test_a_shadow_that_holds_nearly_everything_fails_where_the_champion_holds_ha
     shadow = champion | (np.arange(4_000) % 50 != 1)
     nowhere = np.full(4_000, 0.6)
     paired = Pairs(np.arange(4_000) * 1_000, nowhere, champion, nowhere, shadow)
-    found = analysis(shadow_findings(paired, Objectives(), window_us=SECOND))
+    found = analysis(shadow_findings(paired, batches(), Objectives(), window_us=SECOND))
     assert (found.verdict, found.worst.metric) == ("failed", "flags")
+
+
+def batches(slow: float = 0.0, *, looks: int = 60, a_look: int = 100) -> Requests:
+    """What a shadow scored between looks, a share `slow` of it over 200 ms."""
+    rng = np.random.default_rng(9)
+    answered = np.stack([np.full(looks, a_look), np.full(looks, a_look)], axis=1)
+    late = np.stack([np.zeros(looks, np.int64), rng.binomial(a_look, slow, looks)], axis=1)
+    return Requests(
+        tuple(range(SECOND, (looks + 1) * SECOND, SECOND)),
+        answered,
+        np.zeros_like(answered),
+        {bound: late if bound <= 0.2 else np.zeros_like(late) for bound in LATENCY_BOUNDS},
+    )
+
+
+@pytest.mark.parametrize(("slow", "verdict"), [(0.0, "sound"), (0.04, "sound"), (0.1, "failed")])
+def test_a_shadow_that_is_slow_never_answers_anybody(slow: float, verdict: str) -> None:
+    paired = pairs(np.random.default_rng(8))
+    found = analysis(shadow_findings(paired, batches(slow), Objectives(), window_us=SECOND))
+    assert found.verdict == verdict, found
+    if verdict == "failed":
+        assert found.worst.metric == "latency_limit"
+
+
+def test_a_shadow_whose_server_tells_no_times_is_judged_by_the_rest() -> None:
+    paired = pairs(np.random.default_rng(8))
+    found = analysis(shadow_findings(paired, batches(looks=0), Objectives(), window_us=SECOND))
+    assert (found.verdict, found.missing) == ("sound", ())
 
 
 def test_windows_stand_on_the_clock() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from http.client import HTTPConnection
 
 import msgspec
@@ -16,6 +17,7 @@ from ibook_assets.core.rollout import Entrant
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import FRAUD
 from ibook_assets.models.bundle import ModelBundle
+from ibook_assets.stores.rollout_data import SHADOW, Look, look, requests_between
 from tests.serving.harness import (
     ORDER,
     RunningServer,
@@ -78,6 +80,11 @@ def test_requests_of_all_processes_add_up_and_survive_a_death(
         assert metric(server, "ibook_requests_total", route="/predict", status="200") == 20
 
 
+def seen_by_the_shadow(server: RunningServer, batches: int) -> bool:
+    found = metric(server, "ibook_shadow_duration_seconds_count", model_variant="shadow")
+    return found == batches
+
+
 def test_what_a_shadow_takes_is_timed_and_no_request_is_its(
     settings: Settings, bundle: ModelBundle, next_bundle: ModelBundle
 ) -> None:
@@ -85,17 +92,20 @@ def test_what_a_shadow_takes_is_timed_and_no_request_is_its(
     challenge(settings, next_bundle, Entrant("shadow"))
     publish_history(settings)
     with running(settings) as server:
-        for _ in range(5):
-            server.predict(ORDER)
-        timed = {"model_variant": "shadow"}
-        eventually(
-            lambda: metric(server, "ibook_shadow_duration_seconds_count", **timed) == 5,
-            what="five looks",
-        )
-        assert metric(server, "ibook_shadow_duration_seconds_sum", **timed) > 0
+        looks: list[Look] = []
+        for orders in (2, 5):
+            while metric(server, "ibook_requests_total", route="/predict") < orders:
+                server.predict(ORDER)
+            eventually(partial(seen_by_the_shadow, server, orders), what=f"{orders} in the shadow")
+            looks.append(look(f"{server.url}/metrics", at_us=len(looks)))
+        assert metric(server, "ibook_shadow_duration_seconds_sum", model_variant="shadow") > 0
         assert metric(server, "ibook_shadow_errors_total") == 0
-        assert metric(server, "ibook_request_duration_seconds_count", **timed) == 0
+        assert metric(server, "ibook_request_duration_seconds_count", model_variant="shadow") == 0
         assert metric(server, "ibook_request_duration_seconds_count", route="/predict") == 5
+        # What a rollout is judged on.
+        between = requests_between(looks, challenger=SHADOW)
+        assert (between.times_us, between.answered.tolist()) == ((1,), [[3, 3]])
+        assert between.slower[0.5].tolist() == [[0, 0]]
 
 
 def test_money_is_what_the_score_expects(settings: Settings) -> None:

@@ -178,10 +178,10 @@ def told(found: Users | Pairs) -> str:
     """Everything that an analysis says of what was found, and what it was found in."""
     none = np.empty((0, 2), np.int64)
     window_us, objectives = 30 * SECOND_US, Objectives(minimum_units=50)
+    requests = Requests((), none, none, dict.fromkeys(LATENCY_BOUNDS, none))
     if isinstance(found, Pairs):
-        findings = shadow_findings(found, objectives, window_us=window_us)
+        findings = shadow_findings(found, requests, objectives, window_us=window_us)
     else:
-        requests = Requests((), none, none, dict.fromkeys(LATENCY_BOUNDS, none))
         findings = canary_findings(found, requests, objectives, window_us=window_us)
     analysis = Analysis("step", "fraud-v2", "fraud-v1", SINCE_US, END_US, 0.01, findings)
     columns = {column.name: getattr(found, column.name).tolist() for column in fields(found)}

@@ -80,16 +80,28 @@ def canary_findings(
     )
 
 
-def shadow_findings(pairs: Pairs, objectives: Objectives, *, window_us: int) -> tuple[Finding, ...]:
+def shadow_findings(
+    pairs: Pairs, batches: Requests, objectives: Objectives, *, window_us: int
+) -> tuple[Finding, ...]:
     """A shadow beside the champion on the same orders.
 
     Tolerated odds are ratios of shares here, of the event and of its not happening.
+
+    Args:
+        pairs: first orders of users since the step began, those of closed windows.
+        batches: batches of orders that it scored between looks at the server's metrics. Nobody
+            waits for a shadow, so that only the limit is judged, and no rollout waits for it.
+        objectives: what the shadow is held to.
+        window_us: width of the windows that orders are compared in.
     """
+    slow = batches.slower[objectives.latency_limit_seconds]
+    slower = Windows(batches.times_us, slow, batches.answered)
     said = ~np.isnan(pairs.shadow_scores)
     silent = by_window(pairs.known_us, np.ones_like(said), ~said, window_us)
     both = pairs.scored(said)
     return (
         _limited("silence", silent, objectives.error_limit, objectives),
+        _limited("latency_limit", slower, P95_SHARE, objectives, required=False),
         _compared(
             "flags",
             _same_orders(
@@ -181,7 +193,9 @@ def _compared(
     )
 
 
-def _limited(metric: str, windows: Windows, limit: float, objectives: Objectives) -> Finding:
+def _limited(
+    metric: str, windows: Windows, limit: float, objectives: Objectives, *, required: bool = True
+) -> Finding:
     hits, units = windows.hits[:, 1], windows.units[:, 1]
     total = int(units.sum())
     return Finding(
@@ -194,5 +208,5 @@ def _limited(metric: str, windows: Windows, limit: float, objectives: Objectives
         evidence=rate(hits, units, limit=limit),
         times_us=windows.times_us,
         enough=total >= objectives.minimum_units,
-        required=True,
+        required=required,
     )
