@@ -52,6 +52,8 @@ PAGE = Path("docs/monitoring.md")
 BEGIN, END = "<!-- bench/drift: begin -->", "<!-- bench/drift: end -->"
 
 WARM, HISTORY, PROMISE = 10, 84, 42
+DRIFTED_LABEL_DAYS = 2 * HORIZON_DAYS
+"""Days judged by labels that drift: a small loss takes weeks to tell from chance."""
 BY_LABELS = ("performance", "fraud_rate")
 BY_FEATURES = (
     "feature_drift",
@@ -152,7 +154,7 @@ def by_labels(size: Size, found: Found) -> Iterator[str]:
             for axis, levels in DRIFTED:
                 for level in levels:
                     drift = Drift(level=level, axes=(axis,))
-                    drifted = labelled_days(config, drift, first, first + HORIZON_DAYS - 1)
+                    drifted = labelled_days(config, drift, first, first + DRIFTED_LABEL_DAYS - 1)
                     runs = champions[0].judged(drifted)
                     found.add(f"{axis} {level:g}", {name: [runs[name]] for name in BY_LABELS})
         yield f"labels, world {number + 1} of {size.label_worlds}"

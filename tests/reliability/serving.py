@@ -96,8 +96,7 @@ class Site:
         def well() -> bool:
             try:
                 return len(server.asked_anew("process")) >= 1 and all(
-                    str(name).startswith("live-")
-                    for name in server.asked_anew("online_snapshot")
+                    str(name).startswith("live-") for name in server.asked_anew("online_snapshot")
                 )
             except (OSError, httpx.HTTPError):
                 return False
