@@ -83,6 +83,12 @@ class RolloutEntry(ChainedEntry):
         return f"rollout of {self.version}, entry {self.decided}"
 
     @property
+    def watch_seconds(self) -> float:
+        """How long the plan has it watched at least: 0 unless it is a shadow or a canary."""
+        planned = {"shadow": self.plan.shadow_seconds, "canary": self.plan.watch_seconds}
+        return planned.get(self.state, 0.0)
+
+    @property
     def place(self) -> Place:
         """Where the model is to stand."""
         if self.state == "champion":
@@ -185,8 +191,13 @@ class Standing:
 
     @property
     def active(self) -> bool:
-        """Whether it is still on its way."""
+        """Whether something is yet to be decided."""
         return self.state in ACTIVE
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether something is yet to be decided, or to be carried out."""
+        return self.active or self.pending
 
 
 def place_in(record: PromotionRecord, version: str) -> Place:

@@ -1,4 +1,5 @@
-"""Alerts of decisions: a rejected model, a rollout that gets none, retraining that has given up."""
+"""Alerts of decisions: a rejected model, a rollout that gets none, retraining that has given up, a
+log of them that cannot be read."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,8 @@ from typing import Final
 import dagster as dg
 
 from ibook_assets.core.alerts import Alert
+from ibook_assets.core.canonical import sha256_hex
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.monitoring.episodes import Episode
 from ibook_assets.core.rollout_log import RolloutEntry, Standing
 from ibook_assets.core.use_cases import UseCase
@@ -64,7 +67,7 @@ def given_up(
     runs = instance.get_runs(dg.RunsFilter(tags={EPISODE: named}))
     made = attempts_made(runs)
     going = about_to_repeat(runs) is not None or not all(run.is_finished for run in runs)
-    if made < attempts or going or (standing is not None and _on_its_way(standing)):
+    if made < attempts or going or (standing is not None and standing.on_its_way):
         return None
     return alerts.make(
         "retraining",
@@ -84,6 +87,24 @@ def given_up(
     )
 
 
+def damaged_log(alerts: Alerts, use_case: str, error: ContractError, *, now: datetime) -> Alert:
+    """What tells that the promotion or rollout log of `use_case` is damaged, as `error` says."""
+    return alerts.make(
+        "damaged-log",
+        "critical",
+        "firing",
+        subject=use_case,
+        summary=(
+            f"What was decided about {use_case} cannot be read: {error}. Servers go on with what "
+            "they have loaded; until then nothing is promoted, rolled out or rolled back."
+        ),
+        evidence={},
+        key=f"{use_case}/logs",
+        event=sha256_hex(str(error).encode()),
+        at=now.timestamp(),
+    )
+
+
 def stalled(
     alerts: Alerts,
     instance: dg.DagsterInstance,
@@ -93,7 +114,7 @@ def stalled(
     now: datetime,
 ) -> Alert | None:
     """What tells that the rollout of that `standing` has waited for its next decision too long."""
-    if standing is None or not _on_its_way(standing):
+    if standing is None or not standing.on_its_way:
         return None
     entry, effect = standing.entry, standing.effect
     since = entry.since if effect is None else max(entry.since, effect.promoted_at)
@@ -124,17 +145,12 @@ def stalled(
     )
 
 
-def _on_its_way(standing: Standing) -> bool:
-    return standing.active or standing.pending
-
-
 def _planned(standing: Standing) -> timedelta:
     """What the plan gives a step until the last of what is watched can be looked at."""
-    plan, state = standing.entry.plan, standing.state
-    if standing.pending or state not in ("shadow", "canary"):
+    entry, plan = standing.entry, standing.entry.plan
+    if standing.pending or not entry.watch_seconds:
         return timedelta(0)
-    watched = plan.shadow_seconds if state == "shadow" else plan.watch_seconds
-    return timedelta(seconds=watched + plan.window_seconds + plan.settle_seconds)
+    return timedelta(seconds=entry.watch_seconds + plan.window_seconds + plan.settle_seconds)
 
 
 def _way_on(standing: Standing) -> str:

@@ -9,10 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ibook_assets.core.alerts import Alert, Destination, Kind, named, parse_destinations
 from ibook_assets.core.canonical import sha256_hex
+from ibook_assets.core.errors import ContractError
 from ibook_assets.core.monitoring.episodes import EpisodeCursor
+from ibook_assets.core.rollout_log import Standing
 from ibook_assets.core.settings import Settings
 from ibook_assets.core.use_cases import USE_CASES
-from ibook_assets.defs.alert_outcomes import given_up, rejected, rejection, stalled
+from ibook_assets.defs.alert_outcomes import (
+    damaged_log,
+    given_up,
+    rejected,
+    rejection,
+    stalled,
+)
 from ibook_assets.defs.alert_sources import MAX_AGE, Alerts, RunEnd, resolved
 from ibook_assets.defs.metadata import records
 from ibook_assets.defs.partitions import ML_PLATFORM, MONITORING
@@ -35,6 +43,7 @@ _OVER: Final[Mapping[Kind, str]] = {
         "A training run or a rollout is on its way, another model serves, or the drift is over."
     ),
     "stalled-rollout": "The rollout goes on, or is over.",
+    "damaged-log": "Both logs can be read again.",
 }
 """Kinds that stand as long as they are found, and what is said when they are not any more."""
 
@@ -139,6 +148,10 @@ class _Tick:
         self._attempts = settings.retraining_attempts
         self._alerts = Alerts(settings.runbooks_url)
         self._outbox = AlertOutbox(lake.blobs)
+        self._rollouts = Rollouts(lake.blobs)
+        self._standings: dict[str, Standing | None] = {}
+        self._damaged: dict[str, ContractError] = {}
+        """Use cases whose logs cannot be read: of those nothing that is in them is told."""
         self.raised = 0
 
     def after(self, before: AlertCursor) -> AlertCursor:
@@ -153,8 +166,12 @@ class _Tick:
             drift[name], found = self._alerts.drift(self._instance, use_case, seen, now=self._now)
             for alert in found:
                 self._raise(alert)
-            promotions[name] = self._promotions(name, promotions.get(name, 0))
-            rollouts[name] = self._rejections(name, rollouts.get(name, 0))
+            try:
+                promotions[name] = self._promotions(name, promotions.get(name, 0))
+                rollouts[name] = self._rejections(name, rollouts.get(name, 0))
+                self._standings[name] = self._rollouts.standing(name)
+            except ContractError as error:
+                self._damaged[name] = error
         self._close(drift)
         return AlertCursor(
             failed=failed,
@@ -183,18 +200,17 @@ class _Tick:
             return known
         if newest.sequence > known:
             # Taking a rejected shadow away is told by its rejection.
-            told = {e.tag for e in rejected(Rollouts(self._lake.blobs).history(use_case))}
+            told = {e.tag for e in rejected(self._rollouts.history(use_case))}
             for record in log.history(use_case)[known:]:
                 if self._now - record.promoted_at < MAX_AGE and record.actor not in told:
                     self._raise(self._alerts.promotion(record))
         return newest.sequence
 
     def _rejections(self, use_case: str, known: int) -> int:
-        rollouts = Rollouts(self._lake.blobs)
-        newest = rollouts.newest(use_case)
+        newest = self._rollouts.newest(use_case)
         if newest is None or newest.sequence <= known:
             return known
-        for entry in rejected(rollouts.history(use_case)[known:]):
+        for entry in rejected(self._rollouts.history(use_case)[known:]):
             if self._now - entry.at < MAX_AGE:
                 self._raise(rejection(self._alerts, entry))
         return newest.sequence
@@ -205,19 +221,26 @@ class _Tick:
         for alert in self._outbox.open_alerts():
             if alert.kind in ("run", "training"):
                 self._raise(self._alerts.recovered_run(self._instance, alert))
-            elif alert.kind in _OVER and alert.dedup_key not in standing:
+            elif self._over(alert) and alert.dedup_key not in standing:
                 summary = _OVER[alert.kind]
                 over = resolved(alert, summary=summary, event=alert.id, at=self._now)
                 self._raise(over)
         for alert in standing.values():
             self._raise(alert)
 
+    def _over(self, alert: Alert) -> bool:
+        """Whether an open alert ends when it is not found any more."""
+        unread = alert.kind != "damaged-log" and alert.subject in self._damaged
+        return alert.kind in _OVER and not unread
+
     def _standing(self, drift: Mapping[str, EpisodeCursor]) -> Iterator[Alert]:
-        for name, use_case in USE_CASES.items():
+        for name, error in self._damaged.items():
+            yield damaged_log(self._alerts, name, error, now=self._now)
+        for name, standing in self._standings.items():
+            use_case = USE_CASES[name]
             record = self._lake.promotions.current(name)
             if record is not None:
                 yield from self._alerts.refused_artefacts(self._lake.blobs, record, now=self._now)
-            standing = Rollouts(self._lake.blobs).standing(name)
             stopped = given_up(
                 self._alerts,
                 self._instance,

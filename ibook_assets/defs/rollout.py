@@ -194,7 +194,7 @@ def _looking(use_case: UseCase, settings: Settings, clock: Clock) -> dg.SensorDe
     ) -> dg.RunRequest | dg.SkipReason:
         standing = Rollouts(lake.blobs).standing(use_case.name)
         if standing is None or not (
-            standing.active or standing.pending or _untold(context.instance, standing, use_case)
+            standing.on_its_way or _untold(context.instance, standing, use_case)
         ):
             return dg.SkipReason("no rollout is on its way")
         now = clock()

@@ -279,7 +279,7 @@ def _obstacle(
 ) -> str | None:
     """What stands in the way of a rollout of `version`, which may challenge already."""
     name = head.use_case
-    if standing is not None and (standing.active or standing.pending):
+    if standing is not None and standing.on_its_way:
         entry = standing.entry
         return (
             f"the rollout of {entry.version} is on its way ({entry.title}, entry "

@@ -136,8 +136,7 @@ def seconds_left(standing: Standing, *, now: datetime) -> float:
     """How long a shadow or canary must be watched yet; 0 or less when it was long enough."""
     entry, effect = standing.entry, standing.effect
     assert effect is not None
-    wanted = entry.plan.shadow_seconds if entry.state == "shadow" else entry.plan.watch_seconds
-    return wanted - (now - max(entry.since, effect.promoted_at)).total_seconds()
+    return entry.watch_seconds - (now - max(entry.since, effect.promoted_at)).total_seconds()
 
 
 class Watcher:

@@ -240,3 +240,33 @@ def test_an_artefact_that_servers_must_refuse_is_told_until_it_is_whole(
         ("resolved", "critical"),
     ]
     assert "has sha256" in refused[0]["summary"]
+
+
+def test_a_damaged_log_is_told_and_everything_else_goes_on(
+    platform: Platform, receiver: Receiver
+) -> None:
+    artefact = stored_artefact(platform.lake.blobs, b"model")
+    log = platform.lake.promotions
+    first = log.promote(a_draft("v1", artefact=artefact), expected_parent=None)
+    log.promote(a_draft("v2", artefact=artefact), expected_parent=first.sha256)
+    file = f"{artefact.uri}/{artefact.files[0].name}"
+    platform.lake.blobs.put(file, b"damage")
+    platform.ticks()
+    told = [(body["kind"], body["status"]) for body in receiver.bodies]
+    assert told.count(("refused-artefact", "firing")) == 1
+
+    (key,) = [key for key in platform.lake.blobs.list("promotions/") if "000002" in key]
+    whole = platform.lake.blobs.get(key)
+    platform.lake.blobs.put(key, whole.replace(b'"v2"', b'"v3"'))
+    platform.ticks()
+    platform.ticks()
+    (damaged,) = receiver.bodies[len(told) :]
+    assert (damaged["kind"], damaged["status"]) == ("damaged-log", "firing")
+    assert damaged["severity"] == "critical"
+    assert key in damaged["summary"]
+
+    # Nothing is taken to be over that could not be looked at.
+    platform.lake.blobs.put(key, whole)
+    platform.ticks()
+    (over,) = receiver.bodies[len(told) + 1 :]
+    assert (over["kind"], over["status"]) == ("damaged-log", "resolved")
