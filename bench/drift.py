@@ -1,6 +1,6 @@
 """Every monitoring signal on simulated worlds: false alarms, detection, delay.
 
-    python -m bench.drift            # about twenty minutes of CPU on one core
+    python -m bench.drift            # about half an hour of CPU on one core
     python -m bench.drift --quick    # about one
 
 Signals that need labels judge champions that are the exact posterior of an undrifted world by the
