@@ -127,8 +127,10 @@ class _ApiProcess(uvicorn.Server):
         Closing a kept connection loses the request that is on its way through it. So for
         `LAST_CALL_TICKS` each answer closes its connection and nobody new is let in; whoever is
         silent all that time is not in the middle of asking. A second signal ends at once.
+
+        Also where nobody is connected: whom another process sends away may just come in here.
         """
-        if self._signal is None and self.server_state.connections:
+        if self._signal is None:
             self._signal = sig
         else:
             super().handle_exit(sig, frame)
@@ -146,7 +148,9 @@ class _ApiProcess(uvicorn.Server):
             for server in self.servers:
                 server.close()
         self._ticks_left -= 1
-        if self._ticks_left == 0 or not self.server_state.connections:
+        # Somebody who was let in just before the doors closed is counted a tick later.
+        alone = self._ticks_left < LAST_CALL_TICKS - 1 and not self.server_state.connections
+        if alone or self._ticks_left == 0:
             super().handle_exit(sig, None)
 
 

@@ -155,6 +155,38 @@ def test_a_killed_api_process_is_replaced_and_sigterm_answers_what_is_in_flight(
         assert server.events("stopping")[0]["signal"] == "SIGTERM"
 
 
+def test_who_comes_in_while_a_process_without_clients_stops_is_answered(
+    settings: Settings, bundle: ModelBundle
+) -> None:
+    promote(settings, bundle)
+    with running(settings) as server:
+        server.client.close()
+        assert any(_came_in(server) for _ in range(5)), "doors were closed before anybody came"
+
+
+def _came_in(server: RunningServer) -> bool:
+    """Whether somebody came in while the process stopped; all are answered, by it or the next."""
+    eventually(lambda: not _connections(server), what="nobody is connected")
+    (pid,) = server.api_processes()
+    os.kill(pid, signal.SIGTERM)
+    port = server.client.base_url.port
+    first, second = (HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(2))
+    with closing(first), closing(second):
+        first.connect()
+        second.connect()
+        said = None
+        while said != "close":
+            first.request("GET", "/readyz")
+            answer = first.getresponse()
+            said = answer.getheader("connection")
+            if json.loads(answer.read())["process"] != pid:
+                return False
+        second.request("GET", "/readyz")
+        assert second.getresponse().status == 200
+    eventually(lambda: pid not in server.api_processes(), what=f"the end of {pid}")
+    return True
+
+
 def _ask_much(server: RunningServer) -> HTTPConnection:
     """A connection on which a request of a thousand rows has been sent."""
     connection = HTTPConnection("127.0.0.1", server.client.base_url.port, timeout=30)
@@ -164,12 +196,17 @@ def _ask_much(server: RunningServer) -> HTTPConnection:
 
 def _received(server: RunningServer, requests: int) -> bool:
     """Whether the server has read everything that was sent on this many connections."""
+    unread = _connections(server)
+    return len(unread) >= requests and set(unread) == {"00000000"}
+
+
+def _connections(server: RunningServer) -> list[str]:
+    """What the server has not read yet on each of its connections (bytes, hexadecimal)."""
     local = f":{server.client.base_url.port:04X}"
     established = "01"
     with Path("/proc/net/tcp").open() as table:
         rows = [line.split() for line in table.readlines()[1:]]
-    unread = [r[4].split(":")[1] for r in rows if r[1].endswith(local) and r[3] == established]
-    return len(unread) >= requests and set(unread) == {"00000000"}
+    return [r[4].split(":")[1] for r in rows if r[1].endswith(local) and r[3] == established]
 
 
 def test_api_processes_do_not_outlive_a_killed_supervisor(
