@@ -67,10 +67,11 @@ def test_history_tells_the_release_and_the_files_of_each_model(settings: Setting
 
 
 def test_a_rollback_goes_to_a_release(settings: Settings) -> None:
-    answer = ibook("rollback", "fraud", "--to", "v1.1.0", *WHY)
+    answer = ibook("rollback", "fraud", "--to", "v1.1.0", "--json", *WHY)
     assert answer.exit_code == 0, answer.output
-    assert "rollback of fraud-v2" in answer.stdout
-    assert "v1.1.0" in answer.stdout, "of the whole log, though one entry is shown"
+    (entry,) = json.loads(answer.stdout)
+    assert (entry["action"], entry["restores"]) == ("rollback", 2)
+    assert entry["releases"] == {"fraud-v2": "v1.1.0"}
     assert "MLflow's champion alias was not moved" in answer.stderr
     assert promotions(settings).require_current("fraud").model_version == "fraud-v2"
 
