@@ -36,7 +36,7 @@ FALSE_ALARM_RATE: Final = SIGNALS["performance"].false_alarm_rate
 """Share of champions without any loss that are called worse within `HORIZON_DAYS`."""
 HORIZON_DAYS: Final = 28
 """Judged days that the false-alarm rate speaks of; every promotion begins anew."""
-CAUTION: Final = 4
+CAUTION: Final = 12
 """The limit is taken for a false-alarm rate this many times smaller than the stated one: months
 differ by more than their days do."""
 ALLOWANCE: Final = 0.25
